@@ -1,0 +1,43 @@
+package objstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of the object layer, to be matched with errors.Is.
+var (
+	// ErrNotFound: there is no object, namespace or preset of that name.
+	ErrNotFound = errors.New("objstore: not found")
+	// ErrExists: the name is taken.
+	ErrExists = errors.New("objstore: already exists")
+	// ErrFull: the disks that a policy needs have no space left; deletes still work.
+	ErrFull = errors.New("objstore: no space left on the disks")
+	// ErrNoQuorum: fewer disks are usable than any policy of the preset needs; nothing was written.
+	ErrNoQuorum = errors.New("objstore: too few usable disks for any policy")
+	// ErrClosed: the store was closed.
+	ErrClosed = errors.New("objstore: store is closed")
+)
+
+// LostError reports an object that cannot be read: fewer than k fragments of a chunk are intact.
+type LostError struct {
+	Namespace, Name string
+	Chunk           int
+	Intact, Need    int // fragments
+	Err             error
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("objstore: object %s/%q chunk %d: %d intact fragments, %d needed: %v",
+		e.Namespace, e.Name, e.Chunk, e.Intact, e.Need, e.Err)
+}
+func (e *LostError) Unwrap() error { return e.Err }
+
+// CorruptError reports a stored structure that does not decode or does not match its checksum.
+type CorruptError struct {
+	What string
+	Err  error
+}
+
+func (e *CorruptError) Error() string { return fmt.Sprintf("objstore: %s is damaged: %v", e.What, e.Err) }
+func (e *CorruptError) Unwrap() error { return e.Err }

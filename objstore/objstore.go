@@ -1,0 +1,92 @@
+// Package objstore is the vocabulary of gabion's object layer: immutable objects in namespaces,
+// erasure-coded into fragments over local disks ("ASDs") by the policy of the namespace's preset.
+//
+// What the servers promise:
+//
+//   - Put returns once enough fragments of every chunk are durable (policy's c) and the manifest is
+//     registered; from then on the object is read whole or not at all.
+//   - Every byte that a read returns was verified against a checksum. Missing, damaged or slow
+//     fragments are reconstructed from the others on the way, and reported for repair.
+//   - The order of durability is fragments, then manifest; deletion runs the other way. A crash in
+//     between leaves garbage that maintenance collects, never a manifest without its fragments.
+//   - An object never changes. Putting an existing name fails with ErrExists.
+//
+// Implementations live below: objstore/client over asd, erasure, nsm, manager and maint.
+package objstore
+
+import (
+	"context"
+	"io"
+)
+
+// Limits on what comes from outside.
+const (
+	MaxNamespace = 64      // bytes in a namespace's name, at least 1
+	MaxName      = 1 << 10 // bytes in an object's name, at least 1
+	MaxObject    = 1 << 40 // bytes in an object
+	MaxFragments = 64      // k+m of a policy
+)
+
+// FrameSize is how much of an object is compressed, sealed and verified together: a small read decodes
+// only the frames that it touches.
+const FrameSize = 128 << 10
+
+// Compression of an object's frames. A frame that does not shrink is stored as it is.
+type Compression uint8
+
+const (
+	CompressNone Compression = iota
+	CompressS2
+	CompressZstd
+)
+
+// Preset says how the objects of a namespace are laid out.
+type Preset struct {
+	Name         string
+	Policies     []Policy // in order of preference, at least one
+	FragmentSize int      // largest fragment in bytes; 0 means 4 MiB
+	Compression  Compression
+}
+
+// Info describes one object.
+type Info struct {
+	Name   string
+	ID     uint64 // the upload's id, unique in the namespace for ever
+	Size   int64  // bytes as given to Put
+	Stored int64  // bytes on disk: all fragments, without record headers
+}
+
+// Slice is one range of one object to be read into P: all of P, or an error.
+type Slice struct {
+	Name string
+	Off  int64
+	P    []byte
+}
+
+// Namespace holds objects by name. Safe for concurrent use.
+type Namespace interface {
+	// Put stores p as the new object name. It does not keep p.
+	// Its manifest is sequenced, in order, in the namespace's key-value store when Put returns, and
+	// durable after that store's next sync: an update of the same store that refers to the object
+	// is never durable before the manifest is.
+	Put(ctx context.Context, name string, p []byte) (Info, error)
+	// PutFrom is Put for size bytes streamed from r, with memory bounded by a few chunks.
+	PutFrom(ctx context.Context, name string, r io.Reader, size int64) (Info, error)
+	// ReadAt fills p from offset off of the object. Reading past the end is io.ErrUnexpectedEOF.
+	ReadAt(ctx context.Context, name string, off int64, p []byte) error
+	// ReadSlices is ReadAt for many ranges in one call, in parallel. The first error is returned.
+	ReadSlices(ctx context.Context, slices []Slice) error
+	// Stat returns ErrNotFound when there is no such object.
+	Stat(ctx context.Context, name string) (Info, error)
+	// Delete removes the objects; absent ones are skipped. The fragments' space comes back soon after
+	// the removal of the manifests is durable.
+	Delete(ctx context.Context, names ...string) error
+	// List calls fn for objects with from <= name < to ("" is no bound) in name order, until fn
+	// returns false.
+	List(ctx context.Context, from, to string, fn func(Info) bool) error
+}
+
+// Capacity of a namespace's disks, in bytes of user data after coding.
+type Capacity struct {
+	Total, Used, Free int64
+}
