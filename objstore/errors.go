@@ -39,5 +39,7 @@ type CorruptError struct {
 	Err  error
 }
 
-func (e *CorruptError) Error() string { return fmt.Sprintf("objstore: %s is damaged: %v", e.What, e.Err) }
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("objstore: %s is damaged: %v", e.What, e.Err)
+}
 func (e *CorruptError) Unwrap() error { return e.Err }
