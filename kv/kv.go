@@ -88,7 +88,7 @@ type Reader interface {
 type Txn interface {
 	Reader
 	// Put sets key to value. The transaction keeps both slices: the caller must not modify them
-	// afterwards. A key or value over the limits fails the whole update.
+	// afterwards. A slice that this transaction's Get or Range handed out may be put again. A key or value over the limits fails the whole update.
 	Put(ks Keyspace, key, value []byte)
 	// Delete removes key; deleting an absent key does nothing. The transaction keeps the slice.
 	Delete(ks Keyspace, key []byte)
