@@ -1,0 +1,158 @@
+// Package manifest is the description of one object: what it is, how its chunks were coded and where
+// their fragments are.
+//
+// An encoded manifest, all integers little endian, uvarint as in encoding/binary:
+//
+//	"GM" 01                    magic and version
+//	uvarint  id                of the upload, unique in the namespace for ever
+//	uvarint  size              bytes as the user gave them
+//	u32      sum               CRC32C of those bytes
+//	u8       compression       of framed chunks: 0 none, 1 s2, 2 zstd
+//	uvarint  chunks
+//	per chunk:
+//	  u8       flags           1: as the chunk before (k, m); 2: framed
+//	  [u8 k, u8 m]             unless flag 1
+//	  uvarint  size            bytes as the user gave them
+//	  [frames, if flag 2]      ceil(size / 128 KiB) of them:
+//	    uvarint  length        encoded bytes
+//	    u32      sum           CRC32C of the decoded frame
+//	  fragments                k+m of them:
+//	    uvarint  disk<<1 | u   0: there is none; u: the write was not confirmed yet
+//	    uvarint  version
+//	    u32      sum           CRC32C of the fragment
+//	u32      CRC32C of everything before
+//
+// The stored length of a chunk is its size, or the sum of its frames; the length of its fragments
+// follows from that and k. The same form, with one chunk and its place, is the recovery information
+// beside every fragment (see Recovery).
+package manifest
+
+import (
+	"slices"
+
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/erasure"
+	"github.com/gabionfs/gabion/objstore/frames"
+)
+
+// Manifest describes one object. It is immutable once it was handed to anyone.
+type Manifest struct {
+	ID          uint64
+	Size        int64  // bytes as the user gave them
+	Sum         uint32 // CRC32C of those bytes
+	Compression objstore.Compression
+	Chunks      []Chunk
+}
+
+// Chunk is a part of an object that was coded on its own. Its policy may differ from its neighbours':
+// a disk may fail between two chunks.
+type Chunk struct {
+	K, M      int
+	Size      int           // bytes as the user gave them
+	Frames    *frames.Table // nil: raw
+	Fragments []Fragment    // K+M
+}
+
+// Fragment says where one fragment is.
+type Fragment struct {
+	Disk        objstore.DiskID // 0: nowhere
+	Version     uint32
+	Sum         uint32 // CRC32C
+	Unconfirmed bool   // the write had not finished when the object was acknowledged
+}
+
+// Present tells whether the fragment was durably written.
+func (f Fragment) Present() bool { return f.Disk != 0 && !f.Unconfirmed }
+
+// Stored returns the bytes of the chunk before coding.
+func (c *Chunk) Stored() int {
+	if c.Frames != nil {
+		return c.Frames.Len()
+	}
+	return c.Size
+}
+
+// FragmentLen returns the length of each of the chunk's fragments.
+func (c *Chunk) FragmentLen() int { return erasure.FragmentLen(c.Stored(), c.K) }
+
+// Present counts the fragments that were durably written.
+func (c *Chunk) Present() int {
+	n := 0
+	for _, f := range c.Fragments {
+		if f.Present() {
+			n++
+		}
+	}
+	return n
+}
+
+// Key returns the key of fragment f of chunk c.
+func (m *Manifest) Key(ns uint32, chunk, fragment int) objstore.FragmentKey {
+	return objstore.FragmentKey{
+		Namespace: ns, Object: m.ID, Chunk: uint32(chunk), Fragment: uint8(fragment),
+		Version: m.Chunks[chunk].Fragments[fragment].Version,
+	}
+}
+
+// Stored returns the bytes of all fragments that exist.
+func (m *Manifest) Stored() int64 {
+	var n int64
+	for i := range m.Chunks {
+		c := &m.Chunks[i]
+		for _, f := range c.Fragments {
+			if f.Disk != 0 {
+				n += int64(c.FragmentLen())
+			}
+		}
+	}
+	return n
+}
+
+// Safety returns how many more fragments of its weakest chunk the object can lose, and that chunk's
+// m: what it was coded for. An object without chunks can lose nothing and needs nothing.
+func (m *Manifest) Safety() (spare, full int) {
+	for i := range m.Chunks {
+		c := &m.Chunks[i]
+		if s := c.Present() - c.K; i == 0 || s < spare || s == spare && c.M > full {
+			spare, full = s, c.M
+		}
+	}
+	return spare, full
+}
+
+// Complete tells whether every fragment of every chunk was durably written.
+func (m *Manifest) Complete() bool {
+	for i := range m.Chunks {
+		if m.Chunks[i].Present() < m.Chunks[i].K+m.Chunks[i].M {
+			return false
+		}
+	}
+	return true
+}
+
+// Clone returns a copy whose fragments can be changed.
+func (m *Manifest) Clone() *Manifest {
+	out := *m
+	out.Chunks = slices.Clone(m.Chunks)
+	for i := range out.Chunks {
+		out.Chunks[i].Fragments = slices.Clone(out.Chunks[i].Fragments)
+	}
+	return &out
+}
+
+// Memory estimates the bytes that the manifest takes in memory, for caches.
+func (m *Manifest) Memory() int {
+	n := 96 + 72*len(m.Chunks)
+	for i := range m.Chunks {
+		n += 16 * len(m.Chunks[i].Fragments)
+		if t := m.Chunks[i].Frames; t != nil {
+			n += 48 + 8*len(t.Lens)
+		}
+	}
+	return n
+}
+
+// Info returns what the user sees of it.
+func (m *Manifest) Info(name string) objstore.Info {
+	return objstore.Info{Name: name, ID: m.ID, Size: m.Size, Stored: m.Stored()}
+}
