@@ -1,0 +1,70 @@
+package meta
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+
+	"github.com/gabionfs/gabion/fs"
+	"github.com/gabionfs/gabion/kv"
+)
+
+// orphanPage is how many orphans one view reads.
+const orphanPage = 1024
+
+func putOrphan(t kv.Txn, ino fs.Ino)    { t.Put(OrphanKeyspace, inodeKey(ino), nil) }
+func deleteOrphan(t kv.Txn, ino fs.Ino) { t.Delete(OrphanKeyspace, inodeKey(ino)) }
+
+// Orphans calls fn with each inode that has no links, in order of number, until fn returns false. No
+// view is open while fn runs, so it may change the tree; orphans made meanwhile may or may not be seen.
+func (t *Tree) Orphans(ctx context.Context, fn func(fs.Ino) bool) error {
+	var next fs.Ino
+	for {
+		page := make([]fs.Ino, 0, orphanPage)
+		err := t.view(ctx, func(r kv.Reader) error {
+			var bad error
+			err := r.Range(OrphanKeyspace, kv.Range{From: inodeKey(next), Limit: orphanPage}, func(k, _ []byte) bool {
+				if len(k) != 8 {
+					bad = damaged(OrphanKeyspace, k, "a key of %d bytes", len(k))
+					return false
+				}
+				page = append(page, fs.Ino(binary.BigEndian.Uint64(k)))
+				return true
+			})
+			return errors.Join(err, bad)
+		})
+		if err != nil {
+			return &fs.OpError{Op: "list orphans", Err: translate(err)}
+		}
+		for _, ino := range page {
+			if !fn(ino) {
+				return nil
+			}
+		}
+		if len(page) < orphanPage {
+			return nil
+		}
+		next = page[len(page)-1] + 1
+	}
+}
+
+// DropInode removes an orphan and everything that this package keeps of it: inode, extended attributes
+// and orphan row. Its content has been freed before, or is freed in the same transaction. One that has
+// links is refused with fs.ErrBusy; one that is gone already is fs.ErrNotExist.
+func DropInode(t kv.Txn, ino fs.Ino) error {
+	in, err := GetInode(t, ino)
+	if err != nil {
+		return err
+	}
+	if in.Nlink != 0 {
+		return fs.ErrBusy
+	}
+	if in.Xattrs != 0 {
+		if err := dropXattrs(t, ino); err != nil {
+			return err
+		}
+	}
+	t.Delete(InodeKeyspace, inodeKey(ino))
+	deleteOrphan(t, ino)
+	return addFiles(t, -1)
+}
