@@ -21,6 +21,7 @@ const (
 //	[parent]   of a directory, uvarint
 //	[rdev]     of a device, uvarint
 //	[target]   of a symlink: as many bytes as its size
+//	[content]  of a regular file, uvarint; absent when it is the inode number
 //
 // change is fs.Attr.Version. The inode number is in the key only. A new file's row takes about 23 bytes.
 type Inode struct {
@@ -28,6 +29,10 @@ type Inode struct {
 	Parent fs.Ino // of a directory: which one holds it (Root: itself); 0 of anything else
 	Xattrs uint32 // how many extended attributes it has
 	Target string // of a symlink
+
+	// Content is the id under which package data keeps the extents of a regular file. A new file's is
+	// its inode number.
+	Content uint64
 }
 
 const inodeVersion = 1
@@ -124,6 +129,10 @@ func encodeInode(b []byte, in *Inode) []byte {
 		b = binary.AppendUvarint(b, uint64(in.Rdev))
 	case fs.TypeSymlink:
 		b = append(b, in.Target...)
+	case fs.TypeRegular:
+		if in.Content != 0 && in.Content != uint64(in.Ino) {
+			b = binary.AppendUvarint(b, in.Content)
+		}
 	}
 	return b
 }
@@ -155,7 +164,11 @@ func decodeInode(ino fs.Ino, b []byte) (Inode, error) {
 		in.Rdev = uint32(d.uvarint(1<<32-1, "rdev"))
 	case fs.TypeSymlink:
 		in.Target = d.target(in.Size)
-	case fs.TypeRegular, fs.TypeFifo, fs.TypeSocket:
+	case fs.TypeRegular:
+		if in.Content = uint64(ino); len(d.rest) != 0 {
+			in.Content = d.uvarint(1<<64-1, "content")
+		}
+	case fs.TypeFifo, fs.TypeSocket:
 	default:
 		d.fail("type")
 	}
