@@ -1,0 +1,220 @@
+package data
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/gabionfs/gabion/fs"
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/zeebo/blake3"
+)
+
+// Options of Open. Zero values are usable.
+type Options struct {
+	DirtyMax   int64                    // bytes of dirty buffers; 0 means 128 MiB
+	FlushAfter time.Duration            // how long a write stays in memory at most; 0 means 1 s
+	Puts       int                      // objects that are put at the same time; 0 means 6
+	Capacity   func() objstore.Capacity // of the disks; nil means endless
+	Clock      func() time.Time         // nil is time.Now
+	Logger     *slog.Logger             // nil discards
+}
+
+// Store keeps the content of the files of one volume. Safe for concurrent use.
+type Store struct {
+	kv         kv.Store
+	ns         objstore.Namespace
+	log        *slog.Logger
+	clock      func() time.Time
+	flushAfter time.Duration
+	key        [32]byte
+	hashers    sync.Pool
+	pool       bufPool
+	budget     *budget
+	space      space
+	ids        ids
+	pins       *pins
+
+	flusher  *flusher
+	folder   *folder
+	reaper   *reaper
+	rewriter *rewriter
+
+	firstID uint64 // ids from here on were handed out by this run
+	settled uint64 // the reaper's
+
+	mu       sync.Mutex // the file table
+	files    map[fs.Ino]*file
+	idle     int    // files with refs 0
+	removals uint64 // how often a state was removed from files
+
+	dirtyMu sync.Mutex
+	dirty   map[*file]time.Time
+
+	stop    context.CancelFunc
+	workers sync.WaitGroup
+}
+
+// Open opens the content of the volume in store, making its rows when there are none, and starts the
+// background work. ns holds the objects; its manifests are in the same kv store or are durable when
+// Put returns.
+func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options) (*Store, error) {
+	s := &Store{
+		kv: store, ns: ns, log: o.Logger, clock: o.Clock, flushAfter: o.FlushAfter,
+		files: make(map[fs.Ino]*file), dirty: make(map[*file]time.Time), pins: newPins(),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	if s.flushAfter <= 0 {
+		s.flushAfter = time.Second
+	}
+	if o.DirtyMax <= 0 {
+		o.DirtyMax = 128 << 20
+	}
+	if o.Puts <= 0 {
+		o.Puts = 6
+	}
+	s.ids.s = s
+	s.space = space{read: o.Capacity, clock: s.clock}
+	s.flusher = newFlusher(s, o.Puts)
+	s.folder = newFolder(s)
+	s.reaper = newReaper(s)
+	s.rewriter = newRewriter(s)
+	s.budget = newBudget(o.DirtyMax, func() { s.freezeMost() })
+	if err := s.load(ctx); err != nil {
+		return nil, fmt.Errorf("open content: %w", s.fsError(err))
+	}
+	run, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	for _, work := range []func(context.Context){s.flusher.run, s.folder.run, s.reaper.run, s.rewriter.run, s.recover} {
+		s.workers.Add(1)
+		go func() {
+			defer s.workers.Done()
+			work(run)
+		}()
+	}
+	return s, nil
+}
+
+// load reads the volume's hash key and counters, and which files have inline rows.
+func (s *Store) load(ctx context.Context) error {
+	return s.kv.Update(ctx, kv.Durable, func(t kv.Txn) error {
+		key, err := t.Get(ksData, keyHash)
+		switch {
+		case errors.Is(err, kv.ErrNotFound):
+			if _, err := rand.Read(s.key[:]); err != nil {
+				return err
+			}
+			t.Put(ksData, keyHash, append([]byte(nil), s.key[:]...))
+			t.Put(ksData, keyNext, u64key(1))
+		case err != nil:
+			return err
+		case len(key) != len(s.key):
+			return &DamageError{"the key of the content hash", errShort}
+		default:
+			copy(s.key[:], key)
+		}
+		s.hashers.New = func() any {
+			h, err := blake3.NewKeyed(s.key[:])
+			if err != nil {
+				panic(err) // the key has the right length
+			}
+			return h
+		}
+		if s.firstID, err = getU64(t, keyNext); err != nil {
+			return err
+		}
+		if s.settled, err = getU64(t, keySettled); err != nil {
+			return err
+		}
+		return t.Range(ksFold, kv.Range{}, func(k, _ []byte) bool {
+			if ino, ok := parseIno(k); ok {
+				s.folder.add(ino, 0)
+			}
+			return true
+		})
+	})
+}
+
+// recover collects what the last run left behind when it was killed.
+func (s *Store) recover(ctx context.Context) {
+	if err := s.collect(ctx, s.settled); err != nil && ctx.Err() == nil {
+		s.log.Error("objects of an unclean stop stay until the next start", "err", err)
+	}
+}
+
+// Close commits what is dirty, stops the background work, and makes everything durable.
+func (s *Store) Close(ctx context.Context) error {
+	err := s.Sync(ctx)
+	s.stop()
+	s.workers.Wait()
+	if held := s.budget.held(); err == nil && held != 0 {
+		err = fmt.Errorf("close content: %d bytes are still dirty", held)
+	}
+	if err == nil {
+		s.settle(ctx)
+		err = s.fsError(s.kv.Sync(ctx))
+	}
+	return err
+}
+
+// hash is the content hash of the volume.
+func (s *Store) hash(p []byte) (h Hash) {
+	d := s.hashers.Get().(*blake3.Hasher)
+	defer s.hashers.Put(d)
+	d.Reset()
+	d.Write(p)
+	d.Sum(h[:0])
+	return h
+}
+
+// Overlay puts what is not committed yet over attributes that were read from the inode.
+func (s *Store) Overlay(a *fs.Attr) {
+	s.mu.Lock()
+	f := s.files[a.Ino]
+	s.mu.Unlock()
+	if f != nil {
+		f.overlay(a)
+	}
+}
+
+// Dirty returns how many bytes of dirty buffers are held.
+func (s *Store) Dirty() int64 { return s.budget.held() }
+
+func (s *Store) markDirty(f *file) {
+	s.dirtyMu.Lock()
+	defer s.dirtyMu.Unlock()
+	s.dirty[f] = s.clock()
+}
+
+func (s *Store) unmarkDirty(f *file) {
+	s.dirtyMu.Lock()
+	defer s.dirtyMu.Unlock()
+	delete(s.dirty, f)
+}
+
+// retain keeps the state of f, which the caller has acquired, for a generation.
+func (s *Store) retain(f *file) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.refs++
+}
+
+// parseObjectName is the inverse of objectName.
+func parseObjectName(name string) (uint64, error) {
+	id, err := strconv.ParseUint(name, 16, 64)
+	if err != nil || len(name) != 16 {
+		return 0, fmt.Errorf("object %q in the volume's namespace is not the volume's", name)
+	}
+	return id, nil
+}
