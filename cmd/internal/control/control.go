@@ -1,0 +1,135 @@
+// Package control is how the commands talk to a running gabion: HTTP with JSON over a unix socket in the
+// data directory, which only its owner may open.
+//
+// The same handler also runs inside a command that opened the data directory itself because nothing
+// runs there, so every command is written once, against Client.
+//
+//	GET    /v1/status                             Status
+//	GET    /v1/asds                               []Disk
+//	POST   /v1/asds            AddRequest         Disk
+//	POST   /v1/asds/disable    DisableRequest     Disk
+//	POST   /v1/fsck            FsckRequest        a stream of FsckEvent
+//	POST   /v1/kv/get          KeyRequest         []byte
+//	POST   /v1/kv/range        RangeRequest       RangePage
+//	POST   /v1/kv/sequence     kv.Sequence
+//	GET    /v1/objects?ns=&from=&to=&limit=       []objectInfo
+//	GET    /v1/object?ns=&name=                   the content
+//	HEAD   is not served; /v1/object/stat?ns=&name= is objectInfo
+//	PUT    /v1/object?ns=&name=                   objectInfo
+//	DELETE /v1/object?ns=&name=
+//
+// An error is a status code of 400 or more with {"kind", "error"}; see errors.go.
+package control
+
+import (
+	"context"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
+)
+
+// Backend is what the handler serves. Safe for concurrent use.
+type Backend interface {
+	Status(ctx context.Context) (Status, error)
+	ASDs(ctx context.Context) ([]Disk, error)
+	// AddASD claims the folder dir, made when it is missing, as a new and empty disk.
+	AddASD(ctx context.Context, dir string) (Disk, error)
+	// DisableASD takes the disk out of use. Refused when objects would be lost by it, unless force.
+	DisableASD(ctx context.Context, id string, force bool) (Disk, error)
+	// Fsck checks everything, calling event for each problem and now and then for progress.
+	Fsck(ctx context.Context, r FsckRequest, event func(FsckEvent)) error
+	KV() kv.Store
+	// Namespace returns the objects of namespace name, or objstore.ErrNotFound; with create it is made
+	// when there is none.
+	Namespace(ctx context.Context, name string, create bool) (objstore.Namespace, error)
+}
+
+// AddRequest asks for a new disk in Dir, an absolute path.
+type AddRequest struct {
+	Dir string `json:"dir"`
+}
+
+// DisableRequest takes disk ID out of use.
+type DisableRequest struct {
+	ID    string `json:"id"`
+	Force bool   `json:"force"`
+}
+
+// FsckRequest says how thoroughly to check.
+type FsckRequest struct {
+	Repair bool `json:"repair"` // mend what can be mended
+	Data   bool `json:"data"`   // also read every byte of content
+}
+
+// FsckEvent is one line of the stream that a check answers with: exactly one field is set.
+type FsckEvent struct {
+	Progress *FsckProgress `json:"progress,omitempty"`
+	Problem  *FsckProblem  `json:"problem,omitempty"`
+	Done     *FsckSummary  `json:"done,omitempty"`
+	Error    *wireError    `json:"error,omitempty"`
+}
+
+// FsckProgress says how far a check has come.
+type FsckProgress struct {
+	Phase string `json:"phase"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"` // 0: unknown
+}
+
+// FsckProblem is one thing that is wrong.
+type FsckProblem struct {
+	Kind     string `json:"kind"`
+	Text     string `json:"text"`
+	Repaired bool   `json:"repaired"`
+}
+
+// FsckSummary ends a check.
+type FsckSummary struct {
+	Problems int64            `json:"problems"`
+	Repaired int64            `json:"repaired"`
+	Checked  map[string]int64 `json:"checked"` // what was looked at, by kind
+}
+
+// KeyRequest names one key.
+type KeyRequest struct {
+	Keyspace kv.Keyspace `json:"keyspace"`
+	Key      []byte      `json:"key"`
+}
+
+// RangeRequest asks for one page of a range. Limit 0 means as many as a page holds.
+type RangeRequest struct {
+	Keyspace kv.Keyspace `json:"keyspace"`
+	From     []byte      `json:"from"`
+	To       []byte      `json:"to"`
+	Reverse  bool        `json:"reverse"`
+	Limit    int         `json:"limit"`
+	KeysOnly bool        `json:"keys_only"`
+}
+
+// objectInfo is objstore.Info on the wire, where a name need not be text.
+type objectInfo struct {
+	Name   []byte `json:"name"`
+	ID     uint64 `json:"id"`
+	Size   int64  `json:"size"`
+	Stored int64  `json:"stored"`
+}
+
+func wireInfo(i objstore.Info) objectInfo {
+	return objectInfo{Name: []byte(i.Name), ID: i.ID, Size: i.Size, Stored: i.Stored}
+}
+
+func (i objectInfo) info() objstore.Info {
+	return objstore.Info{Name: string(i.Name), ID: i.ID, Size: i.Size, Stored: i.Stored}
+}
+
+// Pair is a key with its value.
+type Pair struct {
+	Key   []byte `json:"key"`
+	Value []byte `json:"value,omitempty"`
+}
+
+// RangePage is a part of a range, read at one moment. More says that the range goes on.
+type RangePage struct {
+	Pairs []Pair `json:"pairs"`
+	More  bool   `json:"more"`
+}

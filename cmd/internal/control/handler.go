@@ -1,0 +1,251 @@
+package control
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
+)
+
+// Limits on requests and on pages.
+const (
+	maxBody    = 64 << 20 // a sequence of kv.MaxBatch bytes in base64
+	maxPage    = 1000     // pairs, or objects
+	maxPageLen = 1 << 20  // bytes after which a page of pairs ends
+)
+
+type handler struct{ b Backend }
+
+// Handler serves b.
+func Handler(b Backend) http.Handler {
+	h := &handler{b}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", answer(func(r *http.Request) (any, error) { return b.Status(r.Context()) }))
+	mux.HandleFunc("GET /v1/asds", answer(func(r *http.Request) (any, error) { return b.ASDs(r.Context()) }))
+	mux.HandleFunc("POST /v1/asds", answer(func(r *http.Request) (any, error) {
+		var q AddRequest
+		if err := decode(r, &q); err != nil {
+			return nil, err
+		}
+		return b.AddASD(r.Context(), q.Dir)
+	}))
+	mux.HandleFunc("POST /v1/asds/disable", answer(func(r *http.Request) (any, error) {
+		var q DisableRequest
+		if err := decode(r, &q); err != nil {
+			return nil, err
+		}
+		return b.DisableASD(r.Context(), q.ID, q.Force)
+	}))
+	mux.HandleFunc("POST /v1/fsck", h.fsck)
+	mux.HandleFunc("POST /v1/kv/get", answer(h.kvGet))
+	mux.HandleFunc("POST /v1/kv/range", answer(h.kvRange))
+	mux.HandleFunc("POST /v1/kv/sequence", answer(h.kvSequence))
+	mux.HandleFunc("GET /v1/objects", answer(h.objectList))
+	mux.HandleFunc("GET /v1/object", h.objectGet)
+	mux.HandleFunc("GET /v1/object/stat", answer(h.objectStat))
+	mux.HandleFunc("PUT /v1/object", answer(h.objectPut))
+	mux.HandleFunc("DELETE /v1/object", answer(h.objectDelete))
+	return mux
+}
+
+// answer makes a handler of a function that returns what is to be sent as JSON.
+func answer(fn func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		v, err := fn(r)
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(v) // the client may be gone
+	}
+}
+
+func decode(r *http.Request, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: %v", ErrBadRequest, err)
+	}
+	return nil
+}
+
+func (h *handler) fsck(w http.ResponseWriter, r *http.Request) {
+	var q FsckRequest
+	if err := decode(r, &q); err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	flush := http.NewResponseController(w)
+	send := func(e FsckEvent) {
+		enc.Encode(e) // a client that is gone cancels the context
+		flush.Flush()
+	}
+	if err := h.b.Fsck(r.Context(), q, send); err != nil {
+		wire, _ := toWire(err)
+		send(FsckEvent{Error: &wire})
+	}
+}
+
+func (h *handler) kvGet(r *http.Request) (any, error) {
+	var q KeyRequest
+	if err := decode(r, &q); err != nil {
+		return nil, err
+	}
+	var value []byte
+	err := h.b.KV().View(r.Context(), kv.Linearizable, func(rd kv.Reader) error {
+		v, err := rd.Get(q.Keyspace, q.Key)
+		value = append([]byte{}, v...)
+		return err
+	})
+	return value, err
+}
+
+func (h *handler) kvRange(r *http.Request) (any, error) {
+	var q RangeRequest
+	if err := decode(r, &q); err != nil {
+		return nil, err
+	}
+	if q.Limit < 0 {
+		return nil, fmt.Errorf("%w: limit %d", ErrBadRequest, q.Limit)
+	}
+	limit := maxPage
+	if q.Limit > 0 {
+		limit = min(limit, q.Limit)
+	}
+	var page RangePage
+	err := h.b.KV().View(r.Context(), kv.Linearizable, func(rd kv.Reader) error {
+		page = RangePage{Pairs: []Pair{}}
+		bytes := 0
+		rng := kv.Range{From: q.From, To: q.To, Reverse: q.Reverse}
+		return rd.Range(q.Keyspace, rng, func(key, value []byte) bool {
+			if len(page.Pairs) == limit || bytes >= maxPageLen {
+				page.More = true
+				return false
+			}
+			p := Pair{Key: append([]byte{}, key...)}
+			if !q.KeysOnly {
+				p.Value = append([]byte{}, value...)
+			}
+			bytes += len(p.Key) + len(p.Value)
+			page.Pairs = append(page.Pairs, p)
+			return true
+		})
+	})
+	return page, err
+}
+
+func (h *handler) kvSequence(r *http.Request) (any, error) {
+	var q kv.Sequence
+	if err := decode(r, &q); err != nil {
+		return nil, err
+	}
+	return struct{}{}, kv.Apply(r.Context(), h.b.KV(), kv.Durable, q)
+}
+
+// object returns the namespace and the name that the query gives.
+func (h *handler) object(r *http.Request, create bool) (objstore.Namespace, string, error) {
+	q := r.URL.Query()
+	name := q.Get("name")
+	if n := len(name); n < 1 || n > objstore.MaxName {
+		return nil, "", fmt.Errorf("%w: an object's name has 1 to %d bytes", ErrBadRequest, objstore.MaxName)
+	}
+	ns, err := h.b.Namespace(r.Context(), q.Get("ns"), create)
+	return ns, name, err
+}
+
+func (h *handler) objectList(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	limit := maxPage
+	if s := q.Get("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("%w: limit %q", ErrBadRequest, s)
+		}
+		limit = min(limit, n)
+	}
+	ns, err := h.b.Namespace(r.Context(), q.Get("ns"), false)
+	if err != nil {
+		return nil, err
+	}
+	infos := []objectInfo{}
+	err = ns.List(r.Context(), q.Get("from"), q.Get("to"), func(i objstore.Info) bool {
+		infos = append(infos, wireInfo(i))
+		return len(infos) < limit
+	})
+	return infos, err
+}
+
+func (h *handler) objectStat(r *http.Request) (any, error) {
+	ns, name, err := h.object(r, false)
+	if err != nil {
+		return nil, err
+	}
+	info, err := ns.Stat(r.Context(), name)
+	return wireInfo(info), err
+}
+
+func (h *handler) objectPut(r *http.Request) (any, error) {
+	if r.ContentLength < 0 {
+		return nil, fmt.Errorf("%w: the length of the content is not given", ErrBadRequest)
+	}
+	ns, name, err := h.object(r, true)
+	if err != nil {
+		return nil, err
+	}
+	info, err := ns.PutFrom(r.Context(), name, r.Body, r.ContentLength)
+	if err != nil {
+		return nil, err
+	}
+	return wireInfo(info), h.b.KV().Sync(r.Context()) // the manifest is durable with the store
+}
+
+func (h *handler) objectDelete(r *http.Request) (any, error) {
+	ns, name, err := h.object(r, false)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := ns.Stat(r.Context(), name); err != nil {
+		return nil, err
+	}
+	if err := ns.Delete(r.Context(), name); err != nil {
+		return nil, err
+	}
+	return struct{}{}, h.b.KV().Sync(r.Context())
+}
+
+func (h *handler) objectGet(w http.ResponseWriter, r *http.Request) {
+	ns, name, err := h.object(r, false)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	info, err := ns.Stat(r.Context(), name)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	const piece = 4 << 20
+	buf := make([]byte, min(info.Size, piece))
+	for off := int64(0); off < info.Size || off == 0; off += piece {
+		p := buf[:min(info.Size-off, piece)]
+		if err := ns.ReadAt(r.Context(), name, off, p); err != nil {
+			if off == 0 {
+				writeError(w, err)
+				return
+			}
+			panic(http.ErrAbortHandler) // the length was promised: cut the connection
+		}
+		if off == 0 {
+			w.Header().Set("Content-Length", strconv.FormatInt(info.Size, 10))
+		}
+		if _, err := w.Write(p); err != nil {
+			return // the client is gone
+		}
+	}
+}

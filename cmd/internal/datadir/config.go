@@ -1,0 +1,153 @@
+package datadir
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/gabionfs/gabion/objstore"
+)
+
+const (
+	formatName = "format"
+	magic      = "gabion-data "
+	version    = 1
+	maxFormat  = 1 << 20 // bytes of a format file
+)
+
+// MaxASDs is the largest number of disks of one data directory.
+const MaxASDs = 64
+
+// State of a data directory.
+type State string
+
+const (
+	Creating State = "creating" // nothing has been stored yet
+	Ready    State = "ready"
+)
+
+// Config is what the format file keeps.
+type Config struct {
+	State    State             `json:"state"`
+	Cluster  string            `json:"cluster"` // 32 hex digits, chosen at random
+	Created  time.Time         `json:"created"`
+	ASDs     []string          `json:"asds"` // folders of the disks, relative to the directory when inside it
+	Policies []objstore.Policy `json:"policies"`
+}
+
+var clusterID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+func (c *Config) validate() error {
+	if c.State != "" && c.State != Creating && c.State != Ready {
+		return fmt.Errorf("unknown state %q", c.State)
+	}
+	if !clusterID.MatchString(c.Cluster) {
+		return fmt.Errorf("cluster id %q is not 32 hex digits", c.Cluster)
+	}
+	if n := len(c.ASDs); n < 1 || n > MaxASDs {
+		return fmt.Errorf("%d disks, 1 to %d are allowed", n, MaxASDs)
+	}
+	seen := make(map[string]bool)
+	for _, a := range c.ASDs {
+		if a == "" || filepath.Clean(a) != a || !(filepath.IsAbs(a) || filepath.IsLocal(a)) {
+			return fmt.Errorf("bad disk folder %q", a)
+		}
+		if seen[a] {
+			return fmt.Errorf("disk folder %s is given twice", a)
+		}
+		seen[a] = true
+	}
+	if len(c.Policies) == 0 {
+		return errors.New("no policy")
+	}
+	for _, p := range c.Policies {
+		if err := p.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Config) clone() Config {
+	n := *c
+	n.ASDs = append([]string(nil), c.ASDs...)
+	n.Policies = append([]objstore.Policy(nil), c.Policies...)
+	return n
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func encode(c Config) ([]byte, error) {
+	body, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s%d\n%s\n", magic, version, body)
+	fmt.Fprintf(&b, "crc32c %08x\n", crc32.Checksum(b.Bytes(), castagnoli))
+	return b.Bytes(), nil
+}
+
+// decode reads a format file. A version that is newer is ErrNewer, whatever follows it.
+func decode(raw []byte) (Config, error) {
+	var c Config
+	if len(raw) > maxFormat {
+		return c, fmt.Errorf("%w: %d bytes", ErrDamaged, len(raw))
+	}
+	head, rest, _ := bytes.Cut(raw, []byte("\n"))
+	num, ok := bytes.CutPrefix(head, []byte(magic))
+	if !ok {
+		return c, fmt.Errorf("%w: no magic", ErrDamaged)
+	}
+	v, err := strconv.ParseUint(string(num), 10, 32)
+	if err != nil || v == 0 {
+		return c, fmt.Errorf("%w: version %q", ErrDamaged, num)
+	}
+	if v > version {
+		return c, fmt.Errorf("%w: its format is %d, this program knows up to %d; use the newer program", ErrNewer, v, version)
+	}
+	body, sum, _ := bytes.Cut(rest, []byte("\n"))
+	covered := raw[:min(len(head)+1+len(body)+1, len(raw))]
+	if string(sum) != fmt.Sprintf("crc32c %08x\n", crc32.Checksum(covered, castagnoli)) {
+		return c, fmt.Errorf("%w: the checksum does not match", ErrDamaged)
+	}
+	if err := json.Unmarshal(body, &c); err != nil {
+		return Config{}, fmt.Errorf("%w: %v", ErrDamaged, err)
+	}
+	if err := c.validate(); err != nil {
+		return Config{}, fmt.Errorf("%w: %v", ErrDamaged, err)
+	}
+	return c, nil
+}
+
+// write replaces the format file durably.
+func (d *Dir) write() error {
+	raw, err := encode(d.Config)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(d.Path, formatName)
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, bytes.NewReader(raw))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return d.lock.Sync() // the directory itself
+}
