@@ -152,7 +152,7 @@ func (c *check) orphans() error {
 	return c.each(OrphanKeyspace, func(k, v []byte) {
 		c.sum.Orphans++
 		at := Problem{Keyspace: OrphanKeyspace, Key: k}
-		if len(k) != 8 || len(v) != 0 {
+		if len(k) != 8 || len(v) != 1 || orphanKind(v[0]) > linkable {
 			at.Kind = KindDamaged
 			c.found(at, "an orphan row with a key of %d and a value of %d bytes", len(k), len(v))
 			return

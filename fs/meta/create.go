@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/gabionfs/gabion/fs"
 )
@@ -30,7 +31,7 @@ func (t *Tree) Setattr(ctx context.Context, ino fs.Ino, s fs.SetAttr) (in Inode,
 // Mknod creates an inode of any type but directory and symlink; a mode without a type is of a regular
 // file. fs.ErrExist when the name is taken.
 func (t *Tree) Mknod(ctx context.Context, c fs.Cred, parent fs.Ino, name string, mode, rdev uint32) (Inode, error) {
-	in := Inode{Attr: fs.Attr{Mode: mode, Nlink: 1}}
+	in := Inode{Attr: fs.Attr{Mode: mode & (fs.TypeMask | permMask), Nlink: 1}}
 	switch mode & fs.TypeMask {
 	case 0:
 		in.Mode |= fs.TypeRegular
@@ -45,16 +46,16 @@ func (t *Tree) Mknod(ctx context.Context, c fs.Cred, parent fs.Ino, name string,
 
 // Mkdir creates a directory.
 func (t *Tree) Mkdir(ctx context.Context, c fs.Cred, parent fs.Ino, name string, mode uint32) (Inode, error) {
-	in := Inode{Parent: parent, Attr: fs.Attr{Mode: mode&^fs.TypeMask | fs.TypeDir, Nlink: 2, Size: dirSize, Blocks: dirBlocks}}
+	in := Inode{Parent: parent, Attr: fs.Attr{Mode: mode&permMask | fs.TypeDir, Nlink: 2, Size: dirSize, Blocks: dirBlocks}}
 	return t.create(ctx, "mkdir", c, parent, name, in)
 }
 
-// Symlink creates a symbolic link with mode 0777. An empty target is fs.ErrNotExist, one that is too
-// long fs.ErrNameTooLong.
+// Symlink creates a symbolic link with mode 0777. A target that is empty or has a zero byte is
+// fs.ErrInvalid, one that is too long fs.ErrNameTooLong.
 func (t *Tree) Symlink(ctx context.Context, c fs.Cred, parent fs.Ino, name, target string) (Inode, error) {
 	var err error
-	if target == "" {
-		err = fs.ErrNotExist
+	if target == "" || strings.IndexByte(target, 0) >= 0 {
+		err = fs.ErrInvalid
 	} else if len(target) > fs.MaxSymlink {
 		err = fs.ErrNameTooLong
 	}
@@ -117,8 +118,8 @@ func (t *Tree) Tmpfile(ctx context.Context, cred fs.Cred, parent fs.Ino, mode ui
 		if err != nil {
 			return err
 		}
-		in = Inode{Attr: fs.Attr{Ino: ino, Mode: mode&^fs.TypeMask | fs.TypeRegular}}
-		putOrphan(c, ino)
+		in = Inode{Attr: fs.Attr{Ino: ino, Mode: mode&permMask | fs.TypeRegular}}
+		putOrphan(c, ino, linkable)
 		return c.born(&in, &dir, cred)
 	})
 	if err != nil {
@@ -127,7 +128,8 @@ func (t *Tree) Tmpfile(ctx context.Context, cred fs.Cred, parent fs.Ino, mode ui
 	return in, nil
 }
 
-// Link gives an inode another name, or an orphan its first. A directory is fs.ErrNotPermitted.
+// Link gives an inode another name, or one made by Tmpfile its first. A directory is
+// fs.ErrNotPermitted, and an inode that lost its last name fs.ErrNotExist.
 func (t *Tree) Link(ctx context.Context, ino, parent fs.Ino, name string) (in Inode, err error) {
 	if err := checkName(name); err != nil {
 		return in, &fs.OpError{Op: "link", Ino: parent, Name: name, Err: err}
@@ -149,7 +151,9 @@ func (t *Tree) Link(ctx context.Context, ino, parent fs.Ino, name string) (in In
 		case in.Nlink >= fs.MaxLink:
 			return fs.ErrTooManyLinks
 		case in.Nlink == 0:
-			deleteOrphan(c, ino)
+			if err := c.adopt(ino); err != nil {
+				return err
+			}
 		}
 		in.Nlink++
 		in.Changed(c.now)
@@ -183,6 +187,9 @@ func (c *change) born(in, dir *Inode, cred fs.Cred) error {
 		if in.IsDir() {
 			in.Mode |= fs.ModeSetgid
 		}
+	}
+	if in.IsRegular() {
+		in.Content = uint64(in.Ino)
 	}
 	in.Btime, in.Atime, in.Mtime, in.Ctime = c.now, c.now, c.now, c.now
 	in.Version = 1

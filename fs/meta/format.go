@@ -83,7 +83,7 @@ func Format(ctx context.Context, store kv.Store, o FormatOptions) (Volume, error
 	v.UUID[8] = v.UUID[8]&0x3f | 0x80
 
 	now := v.Created.UnixNano()
-	root := Inode{Parent: fs.Root, Attr: fs.Attr{Ino: fs.Root, Mode: fs.TypeDir | o.RootMode&^fs.TypeMask,
+	root := Inode{Parent: fs.Root, Attr: fs.Attr{Ino: fs.Root, Mode: fs.TypeDir | o.RootMode&permMask,
 		Nlink: 2, UID: o.UID, GID: o.GID, Size: dirSize, Blocks: dirBlocks,
 		Atime: now, Mtime: now, Ctime: now, Btime: now, Version: 1}}
 	err := store.Update(ctx, kv.Durable, func(t kv.Txn) error {

@@ -37,6 +37,9 @@ type Inode struct {
 
 const inodeVersion = 1
 
+// permMask is the part of a mode that can be set.
+const permMask uint32 = 0o7777
+
 // Changed notes a change of attributes at now: ctime and version.
 func (in *Inode) Changed(now int64) {
 	in.Ctime = now
@@ -49,21 +52,14 @@ func (in *Inode) Modified(now int64) {
 	in.Changed(now)
 }
 
-// Apply makes the change s at now, all of it but the size, which is a change of content. A change of
-// owner takes the setuid bit of a non-directory, and its setgid bit unless that means mandatory locking
-// (no group execute), except where s sets the mode as well.
+// Apply makes the change s at now, all of it but the size, which is a change of content. That a change
+// of owner or content takes the setuid bit is the kernel's doing: it sets the mode as well.
 func (in *Inode) Apply(s fs.SetAttr, now int64) {
 	if s.Mask == 0 {
 		return
 	}
-	if s.Mask&(fs.SetUID|fs.SetGID) != 0 && !in.IsDir() {
-		in.Mode &^= fs.ModeSetuid
-		if in.Mode&0o010 != 0 {
-			in.Mode &^= fs.ModeSetgid
-		}
-	}
 	if s.Mask&fs.SetMode != 0 {
-		in.Mode = in.Mode&fs.TypeMask | s.Mode&^fs.TypeMask
+		in.Mode = in.Mode&fs.TypeMask | s.Mode&permMask
 	}
 	if s.Mask&fs.SetUID != 0 {
 		in.UID = s.UID

@@ -24,7 +24,7 @@
 //	inode    [ino 8]                        -> inode row, see inode.go
 //	dirent   [parent 8][cookie 8][name]     -> entry row, see dirent.go
 //	xattr    [ino 8][name]                  -> the value as it was given
-//	orphan   [ino 8]                        -> nothing: the inode has no links and waits for the reaper
+//	orphan   [ino 8]                        -> [kind 1]: the inode has no links and waits for the reaper
 //
 // # Costs
 //

@@ -22,6 +22,8 @@ type file struct {
 	xattrs  map[string]string
 	entries map[string]*file // of directories
 	parent  *file
+
+	linkable bool // made without a name, and has none yet
 }
 
 func newModel(now int64) *model {
@@ -132,7 +134,9 @@ func (m *model) tmpfile(c fs.Cred, parent fs.Ino, mode uint32) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.born(c, d, mode&0o7777|fs.TypeRegular), nil
+	f := m.born(c, d, mode&0o7777|fs.TypeRegular)
+	f.linkable = true
+	return f, nil
 }
 
 func (m *model) link(ino, parent fs.Ino, name string) error {
@@ -151,7 +155,10 @@ func (m *model) link(ino, parent fs.Ino, name string) error {
 		return fs.ErrExist
 	case f.entries != nil:
 		return fs.ErrNotPermitted
+	case f.Nlink == 0 && !f.linkable:
+		return fs.ErrNotExist
 	}
+	f.linkable = false
 	f.Nlink++
 	d.entries[name] = f
 	m.changed(f)
@@ -205,15 +212,17 @@ func (m *model) rename(parent fs.Ino, name string, newParent fs.Ino, newName str
 	if err != nil {
 		return err
 	}
+	f := from.entries[name]
+	if f == nil {
+		return fs.ErrNotExist
+	}
 	to, err := m.dir(newParent)
 	if err != nil {
 		return err
 	}
-	f, g := from.entries[name], to.entries[newName]
+	g := to.entries[newName]
 	exchange := flags == fs.RenameExchange
 	switch {
-	case f == nil:
-		return fs.ErrNotExist
 	case g != nil && flags == fs.RenameNoReplace:
 		return fs.ErrExist
 	case g == nil && exchange:
@@ -225,6 +234,8 @@ func (m *model) rename(parent fs.Ino, name string, newParent fs.Ino, newName str
 	}
 	if g != nil && !exchange {
 		switch {
+		case beneath(from, g):
+			return fs.ErrNotEmpty
 		case f.entries != nil && g.entries == nil:
 			return fs.ErrNotDir
 		case f.entries == nil && g.entries != nil:
@@ -271,12 +282,6 @@ func (m *model) setattr(ino fs.Ino, s fs.SetAttr) error {
 	if err != nil || s.Mask == 0 {
 		return err
 	}
-	if s.Mask&(fs.SetUID|fs.SetGID) != 0 && f.entries == nil {
-		f.Mode &^= fs.ModeSetuid
-		if f.Mode&0o010 != 0 {
-			f.Mode &^= fs.ModeSetgid
-		}
-	}
 	for _, x := range []struct {
 		bit fs.SetMask
 		set func()
@@ -304,11 +309,9 @@ func (m *model) setxattr(ino fs.Ino, name, value string, mode fs.XattrMode) erro
 	}
 	_, have := f.xattrs[name]
 	switch {
-	case strings.HasPrefix(name, "user.") && !f.IsDir() && !f.IsRegular():
-		return fs.ErrNotPermitted
-	case have && mode == fs.XattrCreate:
+	case have && mode&fs.XattrCreate != 0:
 		return fs.ErrExist
-	case !have && mode == fs.XattrReplace:
+	case !have && mode&fs.XattrReplace != 0:
 		return fs.ErrNoAttr
 	}
 	if f.xattrs == nil {

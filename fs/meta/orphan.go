@@ -12,8 +12,34 @@ import (
 // orphanPage is how many orphans one view reads.
 const orphanPage = 1024
 
-func putOrphan(t kv.Txn, ino fs.Ino)    { t.Put(OrphanKeyspace, inodeKey(ino), nil) }
+// orphanKind is the value of an orphan row, one byte.
+type orphanKind byte
+
+const (
+	unlinked orphanKind = 0 // it had a name
+	linkable orphanKind = 1 // it was made without one, by Tmpfile, and may still get it
+)
+
+func putOrphan(t kv.Txn, ino fs.Ino, k orphanKind) {
+	t.Put(OrphanKeyspace, inodeKey(ino), []byte{byte(k)})
+}
+
 func deleteOrphan(t kv.Txn, ino fs.Ino) { t.Delete(OrphanKeyspace, inodeKey(ino)) }
+
+// adopt takes an inode from the orphans, if it is one that may be given a name.
+func (c *change) adopt(ino fs.Ino) error {
+	v, err := c.Get(OrphanKeyspace, inodeKey(ino))
+	switch {
+	case errors.Is(err, kv.ErrNotFound):
+		return damaged(OrphanKeyspace, inodeKey(ino), "missing, and the inode has no links")
+	case err != nil:
+		return err
+	case len(v) != 1 || orphanKind(v[0]) != linkable:
+		return fs.ErrNotExist
+	}
+	deleteOrphan(c, ino)
+	return nil
+}
 
 // Orphans calls fn with each inode that has no links, in order of number, until fn returns false. No
 // view is open while fn runs, so it may change the tree; orphans made meanwhile may or may not be seen.

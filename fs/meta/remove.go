@@ -82,7 +82,7 @@ func (c *change) unlinked(in, dir *Inode) error {
 	in.Changed(c.now)
 	PutInode(c, in)
 	if in.Nlink == 0 {
-		putOrphan(c, in.Ino)
+		putOrphan(c, in.Ino, unlinked)
 	}
 	return nil
 }

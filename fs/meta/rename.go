@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -25,7 +26,8 @@ type Renamed struct {
 //   - with fs.RenameNoReplace a name that exists is fs.ErrExist;
 //   - with fs.RenameExchange both names must exist, and whatever they mean is swapped;
 //   - two names of one inode are left as they are;
-//   - a directory is never moved beneath itself: fs.ErrInvalid.
+//   - a directory is never moved beneath itself (fs.ErrInvalid), and nothing over what holds it
+//     (fs.ErrNotEmpty).
 func (t *Tree) Rename(ctx context.Context, parent fs.Ino, name string, newParent fs.Ino, newName string, f fs.RenameFlags) (Renamed, error) {
 	err := checkName(name)
 	if err == nil {
@@ -78,18 +80,18 @@ func (r *rename) load(parent, newParent fs.Ino) (err error) {
 		return err
 	}
 	r.from, r.to = &r.dirs[0], &r.dirs[0]
-	if newParent != parent {
-		if r.dirs[1], err = r.dir(newParent); err != nil {
-			return err
-		}
-		r.to = &r.dirs[1]
-	}
 	e, err := v.getEntry(r, parent, r.name)
 	if err != nil {
 		return err
 	}
 	if r.moved, err = v.named(r, parent, r.name, e); err != nil {
 		return err
+	}
+	if newParent != parent {
+		if r.dirs[1], err = r.dir(newParent); err != nil {
+			return err
+		}
+		r.to = &r.dirs[1]
 	}
 	switch e, err = v.getEntry(r, newParent, r.newName); {
 	case err == nil && r.flags == fs.RenameNoReplace:
@@ -108,13 +110,14 @@ func (r *rename) load(parent, newParent fs.Ino) (err error) {
 func (r *rename) check() error {
 	exchange := r.flags == fs.RenameExchange
 	if r.from != r.to {
-		if err := outside(r, r.to, &r.moved); err != nil {
-			return err
+		if within, err := contains(r, &r.moved, r.to); err != nil || within {
+			return cmp.Or(err, fs.ErrInvalid)
 		}
-		if exchange {
-			if err := outside(r, r.from, &r.target); err != nil {
-				return err
+		if within, err := contains(r, &r.target, r.from); err != nil || within {
+			if exchange {
+				return cmp.Or(err, fs.ErrInvalid)
 			}
+			return cmp.Or(err, fs.ErrNotEmpty)
 		}
 		if r.to.Nlink >= fs.MaxLink && r.moved.IsDir() || exchange && r.from.Nlink >= fs.MaxLink && r.target.IsDir() {
 			return fs.ErrTooManyLinks
@@ -177,27 +180,27 @@ func (r *rename) move(in, from, to *Inode) {
 // maxDepth bounds the walk to the root: a longer one goes in circles.
 const maxDepth = 1 << 20
 
-// outside returns fs.ErrInvalid when dir is moved, or lies beneath it.
-func outside(r kv.Reader, dir, moved *Inode) error {
-	if !moved.IsDir() {
-		return nil
+// contains reports whether in is the directory dir, or one above it.
+func contains(r kv.Reader, in, dir *Inode) (bool, error) {
+	if !in.IsDir() {
+		return false, nil
 	}
 	ino, parent := dir.Ino, dir.Parent
 	for range maxDepth {
-		if ino == moved.Ino {
-			return fs.ErrInvalid
+		if ino == in.Ino {
+			return true, nil
 		}
 		if ino == fs.Root {
-			return nil
+			return false, nil
 		}
-		in, err := GetInode(r, parent)
+		above, err := GetInode(r, parent)
 		if errors.Is(err, fs.ErrNotExist) {
-			return damaged(InodeKeyspace, inodeKey(ino), "its parent %d is missing", parent)
+			return false, damaged(InodeKeyspace, inodeKey(ino), "its parent %d is missing", parent)
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
-		ino, parent = in.Ino, in.Parent
+		ino, parent = above.Ino, above.Parent
 	}
-	return damaged(InodeKeyspace, inodeKey(dir.Ino), "its parents go in circles")
+	return false, damaged(InodeKeyspace, inodeKey(dir.Ino), "its parents go in circles")
 }

@@ -12,17 +12,16 @@ import (
 // maxXattrName is the kernel's XATTR_NAME_MAX.
 const maxXattrName = 255
 
-// checkXattr says whether an attribute's name can be stored: user., trusted. and security. are.
+// checkXattr says whether an attribute's name can be stored. Which namespaces there are and who may use
+// them is the exporter's business, but system. attributes have a meaning that nobody here would keep.
 func checkXattr(name string) error {
-	if len(name) > maxXattrName {
-		return fs.ErrNameTooLong
-	}
-	space, rest, ok := strings.Cut(name, ".")
-	if !ok || space != "user" && space != "trusted" && space != "security" {
-		return fs.ErrNotSupported
-	}
-	if rest == "" || strings.IndexByte(name, 0) >= 0 {
+	switch {
+	case name == "" || strings.IndexByte(name, 0) >= 0:
 		return fs.ErrInvalid
+	case len(name) > maxXattrName:
+		return fs.ErrNameTooLong
+	case strings.HasPrefix(name, "system."):
+		return fs.ErrNotSupported
 	}
 	return nil
 }
@@ -53,15 +52,14 @@ func (t *Tree) GetXattr(ctx context.Context, ino fs.Ino, name string) (value []b
 }
 
 // SetXattr sets an extended attribute, under the rules of setxattr(2): fs.ErrExist and fs.ErrNoAttr by
-// m, fs.ErrTooBig for a value over fs.MaxXattr, fs.ErrNoSpace when the list of names would pass it, and
-// fs.ErrNotPermitted for user. attributes of anything but files and directories.
+// m, fs.ErrTooBig for a value over fs.MaxXattr, fs.ErrNoSpace when the list of names would pass it.
 func (t *Tree) SetXattr(ctx context.Context, ino fs.Ino, name string, value []byte, m fs.XattrMode) error {
 	err := checkXattr(name)
 	switch {
 	case err != nil:
 	case len(value) > fs.MaxXattr:
 		err = fs.ErrTooBig
-	case m&^(fs.XattrCreate|fs.XattrReplace) != 0 || m == fs.XattrCreate|fs.XattrReplace:
+	case m&^(fs.XattrCreate|fs.XattrReplace) != 0:
 		err = fs.ErrInvalid
 	}
 	if err != nil {
@@ -73,17 +71,14 @@ func (t *Tree) SetXattr(ctx context.Context, ino fs.Ino, name string, value []by
 		if err != nil {
 			return err
 		}
-		if strings.HasPrefix(name, "user.") && !in.IsDir() && !in.IsRegular() {
-			return fs.ErrNotPermitted
-		}
 		_, err = c.Get(XattrKeyspace, xattrKey(ino, name))
 		switch {
-		case err == nil && m == fs.XattrCreate:
+		case err == nil && m&fs.XattrCreate != 0:
 			return fs.ErrExist
 		case err == nil:
 		case !errors.Is(err, kv.ErrNotFound):
 			return err
-		case m == fs.XattrReplace:
+		case m&fs.XattrReplace != 0:
 			return fs.ErrNoAttr
 		default:
 			used, err := xattrNames(c, ino, nil)
