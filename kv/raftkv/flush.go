@@ -1,0 +1,183 @@
+package raftkv
+
+import (
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// sealedTable is a memtable that takes no more writes and is on its way into the state file.
+type sealedTable struct {
+	table *memtable
+	seal  uint64        // the last sequence number in it
+	ready chan struct{} // closed when all of it is committed or discarded
+	state state         // what it contains, once it is ready
+}
+
+func (t *sealedTable) settled() bool {
+	select {
+	case <-t.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// settle marks the table as ready. The caller holds mu.
+func (t *sealedTable) settle(st state) {
+	if !t.settled() {
+		t.state = st
+		close(t.ready)
+	}
+}
+
+// settleFlush marks the sealed table, if there is one, as ready once its last transaction is committed.
+// The caller holds mu.
+func (s *Store) settleFlush() {
+	if s.flushing != nil && s.committed >= s.flushing.seal {
+		s.flushing.settle(s.applied)
+	}
+}
+
+func (s *Store) flushingTable() *memtable {
+	if s.flushing == nil {
+		return nil
+	}
+	return s.flushing.table
+}
+
+// flushLoop is the goroutine that writes the active table into the state file when it is large.
+func (s *Store) flushLoop() {
+	for {
+		select {
+		case <-s.flushKick:
+		case <-s.stop:
+			return
+		}
+		s.mu.Lock()
+		due := s.active.bytes > s.opts.FlushBytes
+		s.mu.Unlock()
+		if !due {
+			continue
+		}
+		if err := s.compact(); err != nil && s.failed.Load() == nil && !s.closing.Load() {
+			s.fail(err)
+		}
+	}
+}
+
+// compact flushes by way of a raft snapshot, which then truncates the log. Raft refuses one while a
+// configuration change is under way; then the log has to wait and memory must not.
+func (s *Store) compact() error {
+	flushes := s.flushCount()
+	err := s.raft.Snapshot().Error()
+	if err == nil || errors.Is(err, raft.ErrRaftShutdown) {
+		return nil
+	}
+	if s.flushCount() != flushes {
+		return err
+	}
+	s.log.Warn("flushing without truncating the log", "cause", err)
+	return s.flush(nil)
+}
+
+func (s *Store) flushCount() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats.flushes
+}
+
+var errStopped = errors.New("raftkv: stopped")
+
+// flush writes everything that was sequenced so far into the state file, with the snapshot's
+// description when there is one.
+func (s *Store) flush(meta *snapshotMeta) error {
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	began := time.Now()
+	sealed := s.sealActive()
+	s.wake()
+	select {
+	case <-sealed.ready:
+	case <-s.stop:
+		return errStopped // the log has it
+	}
+	if err := s.growBase(); err != nil {
+		return err
+	}
+	st := sealed.state
+	if meta != nil {
+		st.applied = max(st.applied, meta.Index)
+		if meta.Index > st.snapshot.Index {
+			st.snapshot = *meta
+		}
+	}
+	if err := s.base.write(sealed.table, st); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	old := s.gen
+	s.gen = newGeneration(s.base)
+	s.flushing = nil
+	s.applied.snapshot = st.snapshot
+	s.stats.flushes++
+	s.stats.flushBytes += uint64(sealed.table.bytes)
+	s.stats.lastFlush = time.Since(began)
+	s.madeProgress()
+	s.mu.Unlock()
+	old.retire()
+	return nil
+}
+
+// sealActive makes the active table the flushing one.
+func (s *Store) sealActive() *sealedTable {
+	s.seqMu.Lock()
+	defer s.seqMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := &sealedTable{table: s.active, seal: s.seq, ready: make(chan struct{})}
+	if e := s.epoch; e != nil && e.open != nil {
+		e.seal() // the table ends where a log entry does
+	}
+	s.flushing = t
+	s.active = newMemtable()
+	s.settleFlush()
+	return t
+}
+
+// growBase exchanges the mapping of the state file for a larger one when the file has nearly filled it.
+func (s *Store) growBase() error {
+	fi, err := statFile(s.base.path)
+	if err != nil || fi < int64(s.base.mapped)*3/4 {
+		return err
+	}
+	return s.swapBase(func(b *base) (*base, state, error) { return openBase(b.path, 2*b.mapped, false) }, nil)
+}
+
+// swapBase waits until no view is open, closes the state file and opens another in its place. adopt
+// runs under mu with the state of the new file. The caller holds flushMu.
+func (s *Store) swapBase(open func(old *base) (*base, state, error), adopt func(state)) error {
+	s.mu.Lock()
+	gen := s.gen
+	s.gen = nil
+	s.mu.Unlock()
+	gen.retire()
+	<-gen.drained
+	if err := s.base.db.Close(); err != nil {
+		return err
+	}
+	b, st, err := open(s.base)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	s.base = b
+	s.gen = newGeneration(b)
+	if adopt != nil {
+		adopt(st)
+	}
+	s.genReady.Broadcast()
+	return nil
+}

@@ -1,0 +1,36 @@
+package raftkv_test
+
+import (
+	"context"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/kvtest"
+	"github.com/gabionfs/gabion/kv/raftkv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t testing.TB, o raftkv.Options) *raftkv.Store {
+	t.Helper()
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	s, err := raftkv.Open(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestContract(t *testing.T) {
+	kvtest.Run(t, func(t *testing.T) kv.Store { return open(t, raftkv.Options{}) })
+}
+
+// TestContractFlushing runs the suite with a store that moves everything to the state file all the
+// time.
+func TestContractFlushing(t *testing.T) {
+	kvtest.Run(t, func(t *testing.T) kv.Store { return open(t, raftkv.Options{FlushBytes: 2000}) })
+}

@@ -1,0 +1,329 @@
+package raftkv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/gabionfs/gabion/kv"
+)
+
+// Store is one member of a replicated kv.Store. Safe for concurrent use.
+//
+// Lock order: life, flushMu, seqMu, mu, then the locks inside memtable and generation.
+type Store struct {
+	opts Options
+	log  *slog.Logger
+	lock *os.File
+
+	raft  *raft.Raft
+	wal   logStore
+	snaps *snapshots
+
+	raftStopped sync.Once
+	raftStop    raft.Future
+
+	life    sync.RWMutex // held shared by every call, exclusively by the end of Close
+	closing atomic.Bool
+	failed  atomic.Pointer[error]
+	stop    chan struct{} // closed when the store stops, for whatever reason
+	stopped sync.Once
+	workers sync.WaitGroup
+
+	// flushMu is held by whoever changes the state file.
+	flushMu sync.Mutex
+
+	// seqMu is held while a transaction is evaluated and sequenced.
+	seqMu sync.Mutex
+	chunk []byte // unused rest of the chunk that log entries are encoded into
+
+	// mu guards the rest. It is held briefly: never while a caller's function runs or a file is touched.
+	mu        sync.Mutex
+	genReady  sync.Cond // gen is not nil again
+	base      *base
+	gen       *generation // nil while the state file is being exchanged
+	active    *memtable
+	flushing  *sealedTable  // or nil
+	views     []*view       // open ones, in no order
+	seq       uint64        // of the last sequenced transaction; local to this process
+	committed uint64        // of the last committed one
+	applied   state         // what has been applied to the memtables; snapshot is the last one taken
+	epoch     *epoch        // while this member leads, or nil
+	lost      bool          // acknowledged Ordered updates were discarded, and no Sync has said so yet
+	progress  chan struct{} // closed and replaced whenever a commit or a flush makes room
+	stats     counters
+
+	kick      chan struct{} // wakes the proposer
+	flushKick chan struct{} // wakes the flusher
+	endings   chan *epoch   // epochs that ended although this member may still lead
+	notify    chan bool     // leadership, from raft
+	proposals chan proposal // to the reaper
+	ready     chan struct{} // closed and replaced when an epoch begins
+}
+
+// Open opens the member that lives in o.Dir, creating it when the directory is empty. When it is the
+// only voter it returns as soon as the store can be written to; otherwise it returns at once, and
+// WaitReady waits for a leader.
+func Open(ctx context.Context, o Options) (_ *Store, err error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	fresh, err := prepareDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opts:      o,
+		log:       o.Logger,
+		stop:      make(chan struct{}),
+		progress:  make(chan struct{}),
+		ready:     make(chan struct{}),
+		kick:      make(chan struct{}, 1),
+		flushKick: make(chan struct{}, 1),
+		endings:   make(chan *epoch, 1),
+		notify:    make(chan bool, 16),
+		proposals: make(chan proposal, maxInFlight),
+		active:    newMemtable(),
+	}
+	s.genReady.L = &s.mu
+	if s.lock, err = lockDir(o.Dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.abandon()
+		}
+	}()
+	if err := checkFormat(o.Dir, o.ID, fresh); err != nil {
+		return nil, err
+	}
+	if err := s.openFiles(); err != nil {
+		return nil, err
+	}
+	lone, err := s.startRaft()
+	if err != nil {
+		return nil, err
+	}
+	s.workers.Go(s.lead)
+	s.workers.Go(s.propose)
+	s.workers.Go(s.reap)
+	s.workers.Go(s.flushLoop)
+	if lone {
+		if err := s.WaitReady(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (s *Store) openFiles() error {
+	_ = os.Remove(filepath.Join(s.opts.Dir, incomingFile)) // a snapshot that was not received whole
+	var err error
+	if s.wal, err = openLog(s.opts.Dir, s.log); err != nil {
+		return err
+	}
+	last, err := s.wal.LastIndex()
+	if err != nil {
+		return err
+	}
+	base, st, err := openBase(filepath.Join(s.opts.Dir, stateFile), firstMap, last == 0)
+	if err != nil {
+		return err
+	}
+	s.base, s.applied, s.gen = base, st, newGeneration(base)
+	s.snaps = &snapshots{store: s}
+	first, err := s.wal.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if first > st.applied+1 {
+		return &kv.CorruptError{What: base.path, Err: fmt.Errorf("it ends at log entry %d, but the log begins at %d", st.applied, first)}
+	}
+	return nil
+}
+
+// startRaft starts the consensus and reports whether this member is the only voter.
+func (s *Store) startRaft() (lone bool, err error) {
+	trans := s.opts.Transport
+	var local *loneTransport
+	if trans == nil {
+		local = newLoneTransport(s.opts.ID)
+		trans = local
+	}
+	cfg := s.opts.raftConfig(s.notify, s.log)
+	known, err := raft.HasExistingState(s.wal, s.wal, s.snaps)
+	if err != nil {
+		return false, err
+	}
+	if !known && !s.opts.Join {
+		servers := s.opts.Bootstrap
+		if servers == nil {
+			servers = []raft.Server{{ID: cfg.LocalID, Address: trans.LocalAddr()}}
+		}
+		if err := raft.BootstrapCluster(cfg, s.wal, s.wal, s.snaps, trans, raft.Configuration{Servers: servers}); err != nil {
+			return false, fmt.Errorf("raftkv: bootstrap: %w", err)
+		}
+	}
+	if s.raft, err = raft.NewRaft(cfg, fsm{s}, s.wal, s.wal, s.snaps, trans); err != nil {
+		return false, fmt.Errorf("raftkv: start: %w", err)
+	}
+	if lone = s.isLone(); lone && local != nil {
+		local.campaign()
+	}
+	return lone, nil
+}
+
+// isLone says whether the latest configuration has this member as its only server.
+func (s *Store) isLone() bool {
+	servers := s.raft.GetConfiguration().Configuration().Servers
+	return len(servers) == 1 && servers[0].ID == raft.ServerID(s.opts.ID)
+}
+
+// WaitReady waits until this member leads and can be written to. On a member that follows it waits
+// until it leads or ctx is over.
+func (s *Store) WaitReady(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		leads, ready := s.epoch != nil, s.ready
+		s.mu.Unlock()
+		if leads {
+			return nil
+		}
+		select {
+		case <-ready:
+		case <-s.stop:
+			return s.closedError()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// enter begins a call; leave ends it.
+func (s *Store) enter() error {
+	s.life.RLock()
+	if s.closing.Load() || s.failed.Load() != nil {
+		s.life.RUnlock()
+		return s.closedError()
+	}
+	return nil
+}
+
+func (s *Store) leave() { s.life.RUnlock() }
+
+func (s *Store) closedError() error {
+	if cause := s.failed.Load(); cause != nil {
+		return fmt.Errorf("%w: %w", kv.ErrClosed, *cause)
+	}
+	return kv.ErrClosed
+}
+
+// fault passes on an error of the state file, as ErrClosed when the store is stopping.
+func (s *Store) fault(err error) error {
+	if s.closing.Load() || s.failed.Load() != nil {
+		return s.closedError()
+	}
+	return err
+}
+
+// fail stops the store for good: what it promised can no longer be kept.
+func (s *Store) fail(cause error) {
+	if !s.failed.CompareAndSwap(nil, &cause) {
+		return
+	}
+	s.log.Error("kv store stopped", "dir", s.opts.Dir, "cause", cause)
+	s.halt()
+	go func() { // may be called from raft's own goroutines
+		s.mu.Lock()
+		s.genReady.Broadcast()
+		s.mu.Unlock()
+		s.endEpoch(nil, s.closedError())
+		s.stopRaft()
+	}()
+}
+
+// stopRaft tells raft to stop; the future waits until it has.
+func (s *Store) stopRaft() raft.Future {
+	s.raftStopped.Do(func() { s.raftStop = s.raft.Shutdown() })
+	return s.raftStop
+}
+
+func (s *Store) halt() { s.stopped.Do(func() { close(s.stop) }) }
+
+// Close implements kv.Store.
+func (s *Store) Close() error {
+	if !s.closing.CompareAndSwap(false, true) {
+		return kv.ErrClosed
+	}
+	err := s.drain()
+	s.halt()
+	s.endEpoch(nil, kv.ErrClosed)
+	s.life.Lock() // every call has ended
+	defer s.life.Unlock()
+	return errors.Join(err, s.release())
+}
+
+// drain waits until everything that was sequenced is committed.
+func (s *Store) drain() error {
+	s.seqMu.Lock() // a transaction that is being evaluated is sequenced first
+	s.mu.Lock()
+	e, seq := s.epoch, s.seq
+	s.mu.Unlock()
+	s.seqMu.Unlock()
+	if e == nil {
+		return nil
+	}
+	return s.waitCommitted(context.Background(), e, seq)
+}
+
+// release stops the goroutines and closes the files.
+func (s *Store) release() error {
+	var errs []error
+	if s.raft != nil {
+		errs = append(errs, s.stopRaft().Error())
+	}
+	s.workers.Wait()
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	s.mu.Lock()
+	gen := s.gen
+	s.gen = nil
+	s.mu.Unlock()
+	if gen != nil {
+		gen.retire()
+		<-gen.drained
+		errs = append(errs, gen.base.db.Close())
+	}
+	if s.wal != nil {
+		errs = append(errs, s.wal.Close())
+	}
+	errs = append(errs, s.lock.Close())
+	return errors.Join(errs...)
+}
+
+// abandon undoes a failed Open.
+func (s *Store) abandon() {
+	s.closing.Store(true)
+	s.halt()
+	_ = s.release()
+}
+
+// sleep waits for d or the end of the store.
+func (s *Store) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.stop:
+		return false
+	}
+}

@@ -1,0 +1,273 @@
+package raftkv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/gabionfs/gabion/kv"
+)
+
+// txn is a transaction under evaluation: a view of everything sequenced before it, and its own writes.
+type txn struct {
+	view
+	writes []*write // one per key, in the order of the first write
+	index  map[writeKey]*write
+	sorted map[kv.Keyspace][]*write // built by the first Range over a keyspace, dropped by a write
+	size   int                      // bytes of keys and values
+	err    error                    // the first limit that was exceeded
+}
+
+type write struct {
+	ks         kv.Keyspace
+	key, value []byte
+	deleted    bool
+}
+
+type writeKey struct {
+	ks  kv.Keyspace
+	key string
+}
+
+// fewWrites is how many writes are searched one by one before an index is made.
+const fewWrites = 8
+
+func (t *txn) find(ks kv.Keyspace, key []byte) *write {
+	if t.index != nil {
+		return t.index[writeKey{ks, str(key)}]
+	}
+	for _, w := range t.writes {
+		if w.ks == ks && bytes.Equal(w.key, key) {
+			return w
+		}
+	}
+	return nil
+}
+
+func (t *txn) set(ks kv.Keyspace, key, value []byte, deleted bool) {
+	if t.sorted != nil {
+		delete(t.sorted, ks)
+	}
+	if w := t.find(ks, key); w != nil {
+		t.size += len(value) - len(w.value)
+		w.value, w.deleted = value, deleted
+		return
+	}
+	w := &write{ks, key, value, deleted}
+	t.size += len(key) + len(value)
+	t.writes = append(t.writes, w)
+	if t.index != nil {
+		t.index[writeKey{ks, str(key)}] = w
+	} else if len(t.writes) > fewWrites {
+		t.index = make(map[writeKey]*write, 4*fewWrites)
+		for _, w := range t.writes {
+			t.index[writeKey{w.ks, str(w.key)}] = w
+		}
+	}
+}
+
+// Put implements kv.Txn.
+func (t *txn) Put(ks kv.Keyspace, key, value []byte) {
+	if err := kv.CheckPut(ks, key, value); err != nil {
+		t.refuse(err)
+		return
+	}
+	t.set(ks, key, value, false)
+}
+
+// Delete implements kv.Txn.
+func (t *txn) Delete(ks kv.Keyspace, key []byte) {
+	if err := kv.CheckKey(ks, key); err != nil {
+		t.refuse(err)
+		return
+	}
+	t.set(ks, key, nil, true)
+}
+
+func (t *txn) refuse(err error) {
+	if t.err == nil {
+		t.err = err
+	}
+}
+
+// Get implements kv.Reader.
+func (t *txn) Get(ks kv.Keyspace, key []byte) ([]byte, error) {
+	if len(t.writes) > 0 {
+		if w := t.find(ks, key); w != nil {
+			if w.deleted {
+				return nil, kv.ErrNotFound
+			}
+			return w.value, nil
+		}
+	}
+	return t.view.Get(ks, key)
+}
+
+// Range implements kv.Reader.
+func (t *txn) Range(ks kv.Keyspace, r kv.Range, fn func(key, value []byte) bool) error {
+	return t.merge(ks, r, t.own(ks), fn)
+}
+
+// own returns the transaction's writes to a keyspace, sorted.
+func (t *txn) own(ks kv.Keyspace) []*write {
+	if len(t.writes) == 0 {
+		return nil
+	}
+	if own, ok := t.sorted[ks]; ok {
+		return own
+	}
+	var own []*write
+	for _, w := range t.writes {
+		if w.ks == ks {
+			own = append(own, w)
+		}
+	}
+	slices.SortFunc(own, func(a, b *write) int { return strings.Compare(str(a.key), str(b.key)) })
+	if t.sorted == nil {
+		t.sorted = map[kv.Keyspace][]*write{}
+	}
+	t.sorted[ks] = own
+	return own
+}
+
+// Update implements kv.Store.
+func (s *Store) Update(ctx context.Context, c kv.Commit, fn func(kv.Txn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	if err := s.waitRoom(ctx); err != nil {
+		return err
+	}
+	e, b, seq, err := s.evaluate(c, fn)
+	if err != nil || c == kv.Ordered {
+		return err
+	}
+	if b == nil { // wrote nothing, but may have read what is not durable yet
+		return s.waitCommitted(ctx, e, seq)
+	}
+	return s.waitBatch(ctx, b)
+}
+
+// evaluate runs fn as the only transaction and sequences what it wrote.
+func (s *Store) evaluate(c kv.Commit, fn func(kv.Txn) error) (*epoch, *batch, uint64, error) {
+	s.seqMu.Lock()
+	defer s.seqMu.Unlock()
+	if s.closing.Load() { // Close has waited for everything that was sequenced
+		return nil, nil, 0, s.closedError()
+	}
+	var t txn
+	if err := t.open(s, false); err != nil {
+		return nil, nil, 0, err
+	}
+	defer t.close()
+	if t.epoch == nil {
+		return nil, nil, 0, s.notLeader()
+	}
+	if err := fn(&t); err != nil {
+		return nil, nil, 0, err
+	}
+	if t.err != nil {
+		return nil, nil, 0, t.err
+	}
+	if err := kv.CheckBatch(t.size); err != nil {
+		return nil, nil, 0, err
+	}
+	if len(t.writes) == 0 {
+		return t.epoch, nil, t.seq, nil
+	}
+	b, err := s.sequence(&t, c)
+	return t.epoch, b, 0, err
+}
+
+// waitBatch waits until the batch is committed.
+func (s *Store) waitBatch(ctx context.Context, b *batch) error {
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return errors.Join(kv.ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+// waitCommitted waits until everything up to seq is committed, and hurries it.
+func (s *Store) waitCommitted(ctx context.Context, e *epoch, seq uint64) error {
+	s.mu.Lock()
+	if e.committed >= seq {
+		s.mu.Unlock()
+		return nil
+	}
+	if e.over.Load() {
+		s.mu.Unlock()
+		return e.cause
+	}
+	b := e.covering(seq)
+	b.wanted = true
+	s.mu.Unlock()
+	s.wake()
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Sync implements kv.Store. After this member lost its leadership together with Ordered updates that it
+// had acknowledged, the next Sync returns an error that matches kv.ErrUnknownOutcome.
+func (s *Store) Sync(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	s.mu.Lock()
+	e, seq, lost := s.epoch, s.seq, s.lost
+	s.lost = false
+	s.mu.Unlock()
+	if lost {
+		return fmt.Errorf("%w: ordered updates were cut off when this member lost its leadership", kv.ErrUnknownOutcome)
+	}
+	if e == nil {
+		return s.notLeader()
+	}
+	return s.waitCommitted(ctx, e, seq)
+}
+
+// waitRoom waits while too much is pending or in memory.
+func (s *Store) waitRoom(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		full := s.epoch != nil && (s.epoch.pending > s.opts.MaxPending ||
+			s.flushing != nil && s.active.bytes > s.opts.FlushBytes)
+		progress := s.progress
+		s.mu.Unlock()
+		if !full {
+			return nil
+		}
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stop:
+			return s.closedError()
+		}
+		if s.closing.Load() {
+			return s.closedError()
+		}
+	}
+}
+
+// madeProgress wakes who waits for room. The caller holds mu.
+func (s *Store) madeProgress() {
+	close(s.progress)
+	s.progress = make(chan struct{})
+}

@@ -1,0 +1,282 @@
+package raftkv
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"runtime/debug"
+	"unsafe"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/gabionfs/gabion/kv"
+)
+
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
+// view is one consistent picture of the store: the state file as of a generation, and the memtables up
+// to a sequence number. It implements kv.Reader.
+type view struct {
+	store    *Store
+	gen      *generation
+	tx       *bolt.Tx
+	active   *memtable
+	flushing *memtable // or nil
+	seq      uint64
+	epoch    *epoch // the leadership under which it was opened, or nil
+	slot     int    // in store.views
+}
+
+// open makes v a view of what is sequenced, or only of what is committed.
+func (v *view) open(s *Store, committed bool) error {
+	v.store = s
+	for {
+		s.mu.Lock()
+		for s.gen == nil && s.failed.Load() == nil {
+			s.genReady.Wait()
+		}
+		gen := s.gen
+		if gen == nil {
+			s.mu.Unlock()
+			return s.closedError()
+		}
+		tx := gen.borrow()
+		if tx == nil {
+			// The transaction is opened before the memtables are looked at, so that nothing can be in
+			// neither.
+			s.mu.Unlock()
+			var ok bool
+			var err error
+			if tx, ok, err = gen.begin(); err != nil {
+				return s.fault(err)
+			} else if !ok {
+				continue
+			}
+			s.mu.Lock()
+			if s.gen != gen {
+				s.mu.Unlock()
+				gen.release(tx)
+				continue
+			}
+		}
+		v.gen, v.tx, v.active, v.flushing, v.epoch = gen, tx, s.active, s.flushingTable(), s.epoch
+		v.seq = s.seq
+		if committed {
+			v.seq = s.committed
+		}
+		v.slot = len(s.views)
+		s.views = append(s.views, v)
+		s.mu.Unlock()
+		return nil
+	}
+}
+
+func (v *view) close() {
+	s := v.store
+	s.mu.Lock()
+	last := len(s.views) - 1
+	s.views[v.slot] = s.views[last]
+	s.views[v.slot].slot = v.slot
+	s.views[last] = nil
+	s.views = s.views[:last]
+	s.mu.Unlock()
+	v.gen.release(v.tx)
+	v.tx = nil
+}
+
+// Get implements kv.Reader.
+func (v *view) Get(ks kv.Keyspace, key []byte) ([]byte, error) {
+	ver := v.active.get(ks, key, v.seq)
+	if ver == nil && v.flushing != nil {
+		ver = v.flushing.get(ks, key, v.seq)
+	}
+	if ver == nil {
+		return v.baseGet(ks, key)
+	}
+	if ver.sealed == nil {
+		return nil, kv.ErrNotFound
+	}
+	n := len(ver.sealed) - sealSize
+	return ver.sealed[:n:n], nil
+}
+
+func (v *view) baseGet(ks kv.Keyspace, key []byte) (value []byte, err error) {
+	defer guard(v.gen.base.path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	bucket := v.bucket(ks)
+	if bucket == nil || len(key) == 0 {
+		return nil, kv.ErrNotFound
+	}
+	sealed := bucket.Get(key)
+	if sealed == nil {
+		return nil, kv.ErrNotFound
+	}
+	return v.verify(ks, key, sealed)
+}
+
+func (v *view) bucket(ks kv.Keyspace) *bolt.Bucket {
+	var name [1 + kv.MaxKeyspace]byte
+	if len(ks) > kv.MaxKeyspace {
+		return nil
+	}
+	name[0] = 'k'
+	return v.tx.Bucket(name[:1+copy(name[1:], ks)])
+}
+
+func (v *view) verify(ks kv.Keyspace, key, sealed []byte) ([]byte, error) {
+	value, err := unseal(ks, key, sealed)
+	if err != nil {
+		return nil, &kv.CorruptError{What: v.gen.base.path, Err: err}
+	}
+	return value, nil
+}
+
+// Range implements kv.Reader.
+func (v *view) Range(ks kv.Keyspace, r kv.Range, fn func(key, value []byte) bool) error {
+	return v.merge(ks, r, nil, fn)
+}
+
+// merge walks the layers side by side, newest first: own writes, active, flushing, base. A key is taken
+// from the first layer that has it.
+func (v *view) merge(ks kv.Keyspace, r kv.Range, own []*write, fn func(key, value []byte) bool) error {
+	if r.To != nil && bytes.Compare(r.From, r.To) >= 0 {
+		return nil
+	}
+	var layers [4]cursor
+	n := 0
+	if len(own) > 0 {
+		layers[n] = newOwnCursor(own, r)
+		n++
+	}
+	for _, m := range []*memtable{v.active, v.flushing} {
+		if m != nil && !m.empty(ks) {
+			layers[n] = newMemCursor(m, ks, v.seq, r)
+			n++
+		}
+	}
+	base, err := v.baseCursor(ks, r)
+	if err != nil {
+		return err
+	}
+	if base != nil {
+		layers[n] = base
+		n++
+	}
+	return mergeLayers(layers[:n], ks, r, fn)
+}
+
+func mergeLayers(layers []cursor, ks kv.Keyspace, r kv.Range, fn func(key, value []byte) bool) error {
+	for delivered := 0; ; {
+		first := -1
+		var head entry
+		for i, l := range layers {
+			e, ok := l.peek()
+			if !ok {
+				continue
+			}
+			if first >= 0 {
+				c := bytes.Compare(e.key, head.key)
+				if c == 0 {
+					l.next() // hidden by a newer layer
+					if err := l.err(); err != nil {
+						return err
+					}
+					continue
+				}
+				if r.Reverse == (c < 0) {
+					continue
+				}
+			}
+			// A layer before this one that shows the same key was seen first and hides it; one that
+			// shows a later key stays where it is.
+			first, head = i, e
+		}
+		if first < 0 {
+			return nil
+		}
+		if !inside(&r, head.key) {
+			return nil
+		}
+		if !head.deleted {
+			value, err := layers[first].value(ks)
+			if err != nil {
+				return err
+			}
+			if delivered++; !fn(head.key, value) || delivered == r.Limit {
+				return nil
+			}
+		}
+		layers[first].next()
+		if err := layers[first].err(); err != nil {
+			return err
+		}
+	}
+}
+
+// View implements kv.Store.
+func (s *Store) View(ctx context.Context, l kv.Level, fn func(kv.Reader) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	switch l {
+	case kv.Stale:
+		var v view
+		return v.run(s, true, fn)
+	case kv.Pending:
+		var v view
+		if err := v.run(s, false, fn); err != nil {
+			return err
+		}
+		return s.stillLeads(&v)
+	case kv.Linearizable:
+		return s.linearizable(ctx, fn)
+	}
+	return fmt.Errorf("raftkv: unknown read level %d", l)
+}
+
+// run opens the view, evaluates fn and closes it.
+func (v *view) run(s *Store, committed bool, fn func(kv.Reader) error) error {
+	if err := v.open(s, committed); err != nil {
+		return err
+	}
+	defer v.close()
+	if !committed && v.epoch == nil {
+		return s.notLeader()
+	}
+	return fn(v)
+}
+
+// stillLeads returns an error when the leadership that the view was opened under is over: what it
+// showed may have been discarded meanwhile.
+func (s *Store) stillLeads(v *view) error {
+	if v.epoch.over.Load() {
+		return s.notLeader()
+	}
+	return nil
+}
+
+// linearizable evaluates fn, then waits until what it showed is committed and a leadership that was
+// verified after the view began still stands.
+func (s *Store) linearizable(ctx context.Context, fn func(kv.Reader) error) error {
+	var v view
+	verified := func() error { return nil }
+	err := v.run(s, false, func(r kv.Reader) error {
+		verified = s.verifyLeader(v.epoch)
+		return fn(r)
+	})
+	if v.epoch == nil {
+		return err
+	}
+	// An error of fn rests on what it read too: it is only told when the picture was true.
+	if werr := s.waitCommitted(ctx, v.epoch, v.seq); werr != nil {
+		return werr
+	}
+	if verr := verified(); verr != nil {
+		return verr
+	}
+	return err
+}
