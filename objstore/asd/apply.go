@@ -1,0 +1,427 @@
+package asd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxGroup is how much the leader gathers into one frame: enough to amortise a sync, little enough
+	// that the first of the group does not wait long.
+	maxGroup = 8 << 20
+	// Written batches wait for a sync until there are this many bytes or records of them.
+	maxPendingBytes = 64 << 20
+	maxPendingOps   = 8192
+)
+
+// queue is where batches wait to be written. Who finds no leader becomes it, writes what has gathered
+// as one frame, and passes leadership on.
+type queue struct {
+	mu      sync.Mutex
+	waiting []*request
+	leading bool
+	closed  bool
+	idle    chan struct{} // closed when closed and nobody leads
+}
+
+type request struct {
+	ops     []op
+	asserts []assert
+	class   class
+	seal    bool // nothing but the end of the active segment
+
+	wake    chan struct{}
+	done    bool // false when woken: lead
+	err     error
+	version uint64
+	lsn     uint64
+}
+
+// class says how far into the reserve a request may go.
+type class uint8
+
+const (
+	classPut class = iota
+	classDelete
+	classMove
+)
+
+// writer is the state of the leader.
+type writer struct {
+	seq     uint64 // last version given out
+	lsn     uint64 // of the last frame
+	nextID  uint64 // of a segment
+	prevID  uint64 // of the last segment that was sealed
+	prevEnd int64
+	clean   bool // the index has the mark of a clean close
+}
+
+// pendingOp is an op that is written but not in the index yet.
+type pendingOp struct {
+	key  string
+	cur  *entry // nil: deleted
+	old  *entry // what it replaces, for the accounts
+	cost int64
+	keep bool // a delete that compaction carries along: it changes nothing
+}
+
+type pendingFrame struct {
+	lsn     uint64
+	seq     uint64
+	segment uint64
+	end     int64
+	size    int64
+	ops     []*pendingOp
+}
+
+// Apply carries out a batch: all of it, or nothing. It returns the version that the batch's records
+// have. Errors: *AssertError, ErrFull, ErrTooLarge, ErrInvalid, ErrFailed, ErrClosed. A batch that fails
+// with ErrFailed may or may not be there after the next Open.
+func (a *ASD) Apply(ctx context.Context, b *Batch, d Durability) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if err := b.prepare(a.MaxBatchBytes()); err != nil {
+		return 0, fmt.Errorf("asd %s: apply: %w", a.dir, err)
+	}
+	r := &request{ops: b.ops, asserts: b.asserts, class: classDelete}
+	for i := range b.ops {
+		if b.ops[i].kind == opPut {
+			r.class = classPut
+		}
+	}
+	err := a.submit(r)
+	for tries := 0; errors.Is(err, ErrFull) && tries < 8 && a.makeRoom(ctx); tries++ {
+		*r = request{ops: r.ops, asserts: r.asserts, class: r.class}
+		err = a.submit(r)
+	}
+	if err != nil {
+		return 0, err
+	}
+	a.counters.applied(r)
+	if d == Durable || a.tooMuchPending() {
+		if err := a.syncUntil(r.lsn); err != nil {
+			return 0, err
+		}
+	}
+	return r.version, nil
+}
+
+// submit queues the request and returns once it is written, or refused.
+func (a *ASD) submit(r *request) error {
+	q := &a.queue
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		return fmt.Errorf("asd %s: %w", a.dir, ErrClosed)
+	}
+	q.waiting = append(q.waiting, r)
+	if q.leading {
+		r.wake = make(chan struct{}, 1)
+		q.mu.Unlock()
+		if <-r.wake; r.done {
+			return r.err
+		}
+		q.mu.Lock() // woken to lead: r is the first in the queue
+	}
+	q.leading = true
+	group := q.waiting
+	q.waiting = nil
+	q.mu.Unlock()
+
+	taken := a.writeGroup(group)
+
+	q.mu.Lock()
+	rest := append(group[taken:len(group):len(group)], q.waiting...)
+	q.waiting = rest
+	if len(rest) > 0 {
+		rest[0].wake <- struct{}{}
+	} else {
+		q.leading = false
+		if q.closed {
+			close(q.idle)
+		}
+	}
+	q.mu.Unlock()
+	for _, g := range group[:taken] {
+		if g != r {
+			g.done = true
+			g.wake <- struct{}{}
+		}
+	}
+	return r.err
+}
+
+// close refuses new requests and waits for those that are queued.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.idle = make(chan struct{})
+	if !q.leading {
+		close(q.idle)
+	}
+	q.mu.Unlock()
+	<-q.idle
+}
+
+// group is a frame in the making.
+type group struct {
+	frame frame
+	ops   []*pendingOp
+	local map[string]*pendingOp
+	moves []*op
+}
+
+// writeGroup writes as many of the requests as go into one frame, at least the first, and returns how many that
+// were. Each of them has its result.
+func (a *ASD) writeGroup(rs []*request) int {
+	g := &group{local: make(map[string]*pendingOp)}
+	lsn := a.writer.lsn + 1
+	var taken []*request
+	n := 0
+	for ; n < len(rs); n++ {
+		r := rs[n]
+		if r.err = a.Err(); r.err != nil {
+			continue
+		}
+		if r.seal {
+			if len(g.frame.ops) > 0 {
+				break
+			}
+			r.err = a.seal()
+			continue
+		}
+		size := g.frame.sizeWith(r.ops)
+		if len(g.frame.ops) > 0 && (size > maxGroup || size > a.remaining()) {
+			break
+		}
+		if r.err = a.reserve(size, r.class); r.err != nil {
+			continue
+		}
+		r.lsn = lsn
+		if r.err = a.stage(g, r); r.err == nil {
+			taken = append(taken, r)
+		}
+	}
+	if len(g.frame.ops) == 0 {
+		for _, r := range taken {
+			r.lsn = lsn - 1
+		}
+		return n
+	}
+	if err := a.writeFrame(g); err != nil {
+		for _, r := range taken {
+			r.err = err
+		}
+	}
+	return n
+}
+
+// stage checks the asserts of a request against everything before it and adds its ops to the group.
+func (a *ASD) stage(g *group, r *request) error {
+	if r.class == classMove {
+		return a.stageMoves(g, r)
+	}
+	for i := range r.asserts {
+		as := &r.asserts[i]
+		e, err := a.current(g, as.key)
+		if err != nil {
+			return err
+		}
+		var have uint64
+		if e != nil {
+			have = e.seq
+		}
+		ok := have != 0
+		switch as.kind {
+		case assertAbsent:
+			ok = !ok
+		case assertVersion:
+			ok = have == as.version && ok
+		}
+		if !ok {
+			return &AssertError{Key: append([]byte(nil), as.key...), Want: as.want(), Have: have}
+		}
+	}
+	ops := lastOps(r.ops)
+	olds := make([]*entry, len(ops)) // every lookup that can fail comes before the first change
+	for i, o := range ops {
+		e, err := a.current(g, o.key)
+		if err != nil {
+			return err
+		}
+		olds[i] = e
+	}
+	a.writer.seq++
+	r.version = a.writer.seq
+	for i, o := range ops {
+		a.stageOp(g, o, r.version, olds[i])
+	}
+	return nil
+}
+
+// lastOps leaves one op per key, the last, so that no two incarnations of a key have the same version.
+func lastOps(ops []op) []*op {
+	out := make([]*op, 0, len(ops))
+	if len(ops) == 1 {
+		return append(out, &ops[0])
+	}
+	at := make(map[string]int, len(ops))
+	for i := range ops {
+		if j, ok := at[string(ops[i].key)]; ok {
+			out[j] = &ops[i]
+			continue
+		}
+		at[string(ops[i].key)] = len(out)
+		out = append(out, &ops[i])
+	}
+	return out
+}
+
+func (a *ASD) stageOp(g *group, o *op, version uint64, old *entry) {
+	if o.kind == opDelete && old == nil {
+		return
+	}
+	o.seq, o.prevLo, o.prevHi = version, 0, 0
+	if old != nil {
+		o.prevLo, o.prevHi = a.killRange(old)
+	}
+	p := &pendingOp{key: string(o.key), old: old}
+	if o.kind == opPut {
+		p.cur = o.entry(a.table.active.seg.id)
+		p.cost = p.cur.cost(len(o.key))
+	} else {
+		p.cost = deleteCost(len(o.key))
+	}
+	g.add(o, p)
+}
+
+// killRange is where older incarnations of a record that is being replaced may lie.
+func (a *ASD) killRange(old *entry) (lo, hi uint64) {
+	lo, hi = a.aliveRange(old.prevLo, old.prevHi)
+	if hi == 0 {
+		return old.segment, old.segment
+	}
+	return min(lo, old.segment), max(hi, old.segment)
+}
+
+// aliveRange narrows lo..hi to the segments that still exist; 0, 0 when there is none.
+func (a *ASD) aliveRange(lo, hi uint64) (uint64, uint64) {
+	if hi == 0 {
+		return 0, 0
+	}
+	a.table.RLock()
+	defer a.table.RUnlock()
+	if lo == hi {
+		if a.table.segments[lo] != nil {
+			return lo, hi
+		}
+		return 0, 0
+	}
+	var nlo, nhi uint64
+	for id := range a.table.segments {
+		if id < lo || id > hi {
+			continue
+		}
+		if nhi == 0 || id < nlo {
+			nlo = id
+		}
+		nhi = max(nhi, id)
+	}
+	return nlo, nhi
+}
+
+func (g *group) add(o *op, p *pendingOp) {
+	g.frame.add(o)
+	g.ops = append(g.ops, p)
+	g.local[p.key] = p
+}
+
+func (o *op) entry(segment uint64) *entry {
+	return &entry{location: location{segment: segment}, damaged: o.damaged, size: o.size, infoLen: len(o.info),
+		seq: o.seq, prevLo: o.prevLo, prevHi: o.prevHi, crcs: o.crcs}
+}
+
+// current is the entry of a key as the next op of the group finds it; nil when there is none.
+func (a *ASD) current(g *group, key []byte) (*entry, error) {
+	if p, ok := g.local[string(key)]; ok {
+		return p.cur, nil
+	}
+	return a.lookup(key)
+}
+
+// lookup finds the entry of a key; nil when there is none.
+func (a *ASD) lookup(key []byte) (*entry, error) {
+	a.table.RLock()
+	p, ok := a.table.pending[string(key)]
+	a.table.RUnlock()
+	if ok {
+		return p.cur, nil
+	}
+	var e *entry
+	err := a.withIndex(func(x *index) (err error) {
+		e, err = x.get(key)
+		return err
+	})
+	return e, err
+}
+
+// writeFrame writes the group and publishes it.
+func (a *ASD) writeFrame(g *group) error {
+	act := a.table.active
+	info := frameInfo{
+		epoch: act.seg.state.epoch, segment: act.seg.id, lsn: a.writer.lsn + 1,
+		synced: act.synced.Load(), page: uint32(act.pos / pageSize),
+	}
+	offs, iov, bufs := g.frame.build(a.buffers, info)
+	err := a.markDirty()
+	if err == nil {
+		err = writeAll(act.file, iov, act.pos)
+	}
+	for _, b := range bufs {
+		b.Free()
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("asd %s: apply: %w", a.dir, ErrFull) // the next frame goes to the same place
+	}
+	if err != nil {
+		return a.fail(fmt.Errorf("write segment %d at %d: %w", act.seg.id, act.pos, err))
+	}
+	for i, p := range g.ops {
+		if p.cur != nil {
+			p.cur.page, p.cur.ord, p.cur.off = info.page, uint32(i), offs[i]
+		}
+	}
+	size := g.frame.size()
+	act.pos += size
+	a.writer.lsn++
+	a.publish(&pendingFrame{lsn: a.writer.lsn, seq: a.writer.seq, segment: act.seg.id, end: act.pos, size: size, ops: g.ops})
+	a.counters.frames.Add(1)
+	a.counters.written.Add(size)
+	return nil
+}
+
+func (a *ASD) publish(f *pendingFrame) {
+	t := &a.table
+	t.Lock()
+	defer t.Unlock()
+	for _, p := range f.ops {
+		if !p.keep {
+			t.pending[p.key] = p
+		}
+	}
+	t.frames = append(t.frames, f)
+	t.pendingBytes += f.size
+	t.written = f.lsn
+	a.wake()
+}
+
+func (a *ASD) tooMuchPending() bool {
+	a.table.RLock()
+	defer a.table.RUnlock()
+	return a.table.pendingBytes > maxPendingBytes || len(a.table.pending) > maxPendingOps
+}

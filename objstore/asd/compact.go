@@ -1,0 +1,447 @@
+package asd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+)
+
+const (
+	compactBatch    = 4 << 20 // bytes copied by one frame
+	compactBatchOps = 1024
+	// compactChunk bounds how many records are sorted at a time.
+	compactChunk = 32 << 10
+)
+
+// Compact brings the space of deleted records back now, as far as it is worth it: it compacts every
+// segment of which more than 5% is garbage, and gives what is free to the filesystem.
+func (a *ASD) Compact(ctx context.Context) error {
+	if err := a.usable(); err != nil {
+		return err
+	}
+	if err := a.syncUntil(a.lastWritten()); err != nil {
+		return err
+	}
+	if err := a.compactWhile(ctx, 0.05, -1); err != nil {
+		return err
+	}
+	return a.trimPool(0)
+}
+
+// compactWhile compacts segments, those with the most garbage first, while there is one with at least that
+// fraction of it.
+func (a *ASD) compactWhile(ctx context.Context, minGarbage float64, rate int64) error {
+	a.compactMu.Lock()
+	defer a.compactMu.Unlock()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s, err := a.victim(minGarbage)
+		if err != nil || s == nil {
+			return err
+		}
+		if err := a.compactSegment(ctx, s, rate); err != nil {
+			return fmt.Errorf("asd %s: compact segment %d: %w", a.dir, s.id, err)
+		}
+	}
+}
+
+// makeRoom is called by a put that found the ASD full. It reports whether space came back.
+func (a *ASD) makeRoom(ctx context.Context) bool {
+	before := a.counters.freedSegment.Load()
+	a.compactMu.Lock()
+	defer a.compactMu.Unlock()
+	if a.counters.freedSegment.Load() != before {
+		return true
+	}
+	if a.syncUntil(a.lastWritten()) != nil {
+		return false
+	}
+	s, err := a.victim(0.05)
+	if err == nil && s != nil {
+		err = a.compactSegment(ctx, s, -1)
+	}
+	if err != nil {
+		a.log.Warn("compaction of a full ASD", "error", err)
+		return false
+	}
+	return s != nil
+}
+
+// garbage is what a segment would give back.
+func (s *segment) garbage() int64 {
+	return s.state.end - segmentStart - s.state.live - s.state.deletes
+}
+
+// victim chooses the segment to compact next; nil when none is worth it.
+func (a *ASD) victim(minGarbage float64) (*segment, error) {
+	if err := a.recountDeletes(minGarbage); err != nil {
+		return nil, err
+	}
+	worth := func(s *segment) bool {
+		size := s.state.end - segmentStart
+		return size > 0 && float64(s.garbage()) >= minGarbage*float64(size) && !s.missing
+	}
+	t := &a.table
+	t.RLock()
+	var best *segment
+	var active *segment
+	for _, s := range t.segments {
+		switch {
+		case !s.sealed:
+			active = s
+		case s.dying || !worth(s):
+		case best == nil || s.garbage() > best.garbage():
+			best = s
+		}
+	}
+	var seal bool
+	if active != nil && best == nil {
+		seal = worth(active) && active.garbage() >= min(spareSize, a.segmentSize/8)
+	}
+	t.RUnlock()
+	if !seal {
+		return best, nil
+	}
+	if err := a.submit(&request{seal: true}); err != nil {
+		return nil, err
+	}
+	if err := a.syncUntil(a.lastWritten()); err != nil {
+		return nil, err
+	}
+	return active, nil
+}
+
+// recountDeletes finds out for segments with many deletes which of them are still needed. Freed segments
+// make deletes needless, and nothing else tells.
+func (a *ASD) recountDeletes(minGarbage float64) error {
+	freed := a.counters.freedSegment.Load()
+	t := &a.table
+	t.RLock()
+	var list []*segment
+	for _, s := range t.segments {
+		size := s.state.end - segmentStart
+		if s.sealed && !s.dying && !s.missing && s.counted != freed && float64(s.garbage()+s.state.deletes) >= minGarbage*float64(size) && s.state.deletes > 0 {
+			list = append(list, s)
+		}
+	}
+	t.RUnlock()
+	for _, s := range list {
+		var needed int64
+		_, err := a.walk(s, func(h *frameInfo, o *opView) error {
+			if o.kind == opDelete && a.deleteNeeded(s, o) {
+				needed += deleteCost(len(o.key))
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		t.Lock()
+		s.state.deletes, s.counted = min(s.state.deletes, needed), freed
+		t.Unlock()
+	}
+	return nil
+}
+
+// deleteNeeded reports whether the segments other than s in which older incarnations lie still exist.
+func (a *ASD) deleteNeeded(s *segment, o *opView) bool {
+	lo, hi := a.aliveRange(o.prevLo, o.prevHi)
+	return hi != 0 && (lo != s.id || hi != s.id)
+}
+
+// walk calls fn for every op in a sealed segment, and reports how many places were damaged.
+func (a *ASD) walk(s *segment, fn func(h *frameInfo, o *opView) error) (damaged int, err error) {
+	a.table.RLock()
+	end, epoch := s.state.end, s.state.epoch
+	a.table.RUnlock()
+	f, err := os.Open(s.path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	sc := &scanner{f: f, id: s.id, epoch: epoch, size: end}
+	for off := int64(segmentStart); off+pageSize <= end; {
+		h, err := sc.header(off)
+		if err == nil {
+			var meta []byte
+			if meta, err = sc.meta(&h); err == nil {
+				err = decodeOps(&h, bytes.Clone(meta), func(o *opView) error { return fn(&h, o) })
+				off = h.end()
+			}
+		} else if next, ok := sc.resync(off+pageSize, end); ok {
+			off = next
+		} else {
+			off = end
+		}
+		var fe formatError
+		if errors.As(err, &fe) {
+			damaged++
+			a.log.Error("damaged frame in a segment", "segment", s.id, "offset", off, "error", err)
+		} else if err != nil {
+			return damaged, err
+		}
+	}
+	return damaged, nil
+}
+
+// compactor copies what is needed of one segment to the end of the log.
+type compactor struct {
+	a    *ASD
+	ctx  context.Context
+	s    *segment
+	rate int64
+
+	moves []op
+	bytes int64
+	lsn   uint64
+}
+
+// compactSegment copies what is needed of a segment and ends its life. The caller holds compactMu.
+func (a *ASD) compactSegment(ctx context.Context, s *segment, rate int64) error {
+	c := &compactor{a: a, ctx: ctx, s: s, rate: rate}
+	a.table.RLock()
+	empty := s.state.live == 0 && s.state.records == 0 && s.state.deletes == 0
+	a.table.RUnlock()
+	if !empty {
+		damaged, err := a.walk(s, c.collect)
+		if err == nil {
+			err = c.move()
+		}
+		if err == nil && damaged > 0 {
+			err = c.rescue()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := a.syncUntil(max(c.lsn, a.lastWritten())); err != nil {
+		return err
+	}
+	a.table.RLock()
+	left := s.state.records
+	a.table.RUnlock()
+	if left != 0 {
+		// The accounts and the index disagree, or a record could not be moved: keep the segment.
+		s.setMissing(a)
+		return fmt.Errorf("%d records were left behind: %w", left, ErrDamaged)
+	}
+	// From here on an index that is lost in a crash is replayed from a position after the copies.
+	if err := a.flushIndex(ctx); err != nil {
+		return err
+	}
+	a.counters.compacts.Add(1)
+	return a.free(s)
+}
+
+// setMissing keeps a segment that cannot be compacted from being tried again until the next Open.
+func (s *segment) setMissing(a *ASD) {
+	a.table.Lock()
+	s.missing = true
+	a.table.Unlock()
+}
+
+func (a *ASD) flushIndex(ctx context.Context) error {
+	var done <-chan struct{}
+	err := a.withIndex(func(x *index) (err error) {
+		done, err = x.db.AsyncFlush()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return a.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// collect notes an op of the segment that must be kept.
+func (c *compactor) collect(h *frameInfo, o *opView) error {
+	m := op{kind: o.kind, move: true, damaged: o.damaged, seq: o.seq, size: o.size,
+		from: location{segment: h.segment, page: h.page, ord: o.ord, off: o.off}}
+	if o.kind == opDelete {
+		if !c.a.deleteNeeded(c.s, o) {
+			return nil
+		}
+		m.prevLo, m.prevHi = o.prevLo, o.prevHi
+	} else {
+		e, err := c.a.lookup(o.key)
+		if err != nil {
+			return err
+		}
+		if e == nil || e.location != m.from || e.seq != o.seq {
+			return nil
+		}
+		m.prevLo, m.prevHi = e.prevLo, e.prevHi
+		m.crcs = bytes.Clone(o.crcs)
+	}
+	m.key, m.info = bytes.Clone(o.key), bytes.Clone(o.info)
+	c.moves = append(c.moves, m)
+	if len(c.moves) >= compactChunk {
+		return c.move()
+	}
+	return nil
+}
+
+// move copies what was collected, in the order of the keys.
+func (c *compactor) move() error {
+	slices.SortFunc(c.moves, func(x, y op) int { return bytes.Compare(x.key, y.key) })
+	for len(c.moves) > 0 {
+		n, size := 0, int64(0)
+		for n < len(c.moves) && n < compactBatchOps {
+			next := c.moves[n].metaLen() + pageCeil(int64(c.moves[n].size))
+			if n > 0 && size+next > min(compactBatch, c.a.MaxBatchBytes()) {
+				break
+			}
+			size += next
+			n++
+		}
+		if err := c.copy(c.moves[:n], size); err != nil {
+			return err
+		}
+		c.moves = c.moves[n:]
+	}
+	c.moves = nil
+	return nil
+}
+
+// copy moves some records with one frame.
+func (c *compactor) copy(moves []op, size int64) error {
+	began := time.Now()
+	var bufs []*Buffer
+	defer func() {
+		for _, b := range bufs {
+			b.Free()
+		}
+	}()
+	f, err := c.s.reader()
+	if err != nil {
+		return err
+	}
+	for i := range moves {
+		m := &moves[i]
+		if m.size == 0 {
+			continue
+		}
+		b := c.a.buffers.Get(m.size)
+		bufs = append(bufs, b)
+		m.payload, m.aligned = [][]byte{b.Bytes()}, m.size >= minAligned
+		at := int64(m.from.page)*pageSize + int64(m.from.off)
+		if _, err := f.ReadAt(b.Bytes(), at); err != nil {
+			return err
+		}
+		if badBlock(b.Bytes(), m.crcs) < 0 {
+			m.damaged = false
+			continue
+		}
+		if err := c.a.readDirect(c.s, m.payload, at); err != nil {
+			return err
+		}
+		// What is damaged stays damaged: it goes along with the checksums that it fails.
+		if m.damaged = badBlock(b.Bytes(), m.crcs) >= 0; m.damaged {
+			c.a.log.Error("a damaged record is carried along", "key", fmt.Sprintf("%q", m.key), "segment", c.s.id)
+		}
+	}
+	r := &request{ops: moves, class: classMove}
+	if err := c.a.submit(r); err != nil {
+		return err
+	}
+	c.lsn = r.lsn
+	c.a.counters.compacted.Add(size)
+	return c.wait(began, size)
+}
+
+// wait keeps to the rate.
+func (c *compactor) wait(began time.Time, size int64) error {
+	if c.rate <= 0 {
+		return c.ctx.Err()
+	}
+	d := time.Duration(float64(size)/float64(c.rate)*float64(time.Second)) - time.Since(began)
+	if d <= 0 {
+		return c.ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// rescue moves the records whose frame is damaged, and which only the index knows. Their recovery
+// information is lost.
+func (c *compactor) rescue() error {
+	err := c.a.withIndex(func(x *index) error {
+		c.moves = nil
+		return x.scan(nil, nil, func(key []byte, e *entry) (bool, error) {
+			if e.segment == c.s.id {
+				c.moves = append(c.moves, op{kind: opPut, move: true, damaged: e.damaged, key: bytes.Clone(key),
+					seq: e.seq, prevLo: e.prevLo, prevHi: e.prevHi, size: e.size, crcs: e.crcs, from: e.location})
+			}
+			return true, c.ctx.Err()
+		})
+	})
+	if err != nil {
+		return err
+	}
+	// What was moved before is still in the index at its old place, when it is pending; stageMoves sees that.
+	c.a.log.Error("recovery information is lost with a damaged frame", "segment", c.s.id, "records", len(c.moves))
+	return c.move()
+}
+
+// stageMoves adds those moves to the group whose record has not changed since.
+func (a *ASD) stageMoves(g *group, r *request) error {
+	for i := range r.ops {
+		o := &r.ops[i]
+		if o.kind == opDelete {
+			g.frame.add(o)
+			g.ops = append(g.ops, &pendingOp{key: string(o.key), cost: deleteCost(len(o.key)), keep: true})
+			continue
+		}
+		cur, err := a.current(g, o.key)
+		if err != nil {
+			return err
+		}
+		if cur == nil || cur.location != o.from || cur.seq != o.seq {
+			continue
+		}
+		o.prevLo, o.prevHi = a.killRange(cur)
+		e := o.entry(a.table.active.seg.id)
+		g.add(o, &pendingOp{key: string(o.key), cur: e, old: cur, cost: e.cost(len(o.key))})
+	}
+	return nil
+}
+
+// free ends the life of a segment that nothing refers to, once its readers are gone.
+func (a *ASD) free(s *segment) error {
+	if a.hookBeforeFree != nil {
+		a.hookBeforeFree()
+	}
+	a.table.Lock()
+	s.dying = true
+	a.table.Unlock()
+	s.release()
+	<-s.drained
+	// It counts as alive for deletes until its death is durable.
+	a.table.RLock()
+	st, size := s.state, s.allocated
+	a.table.RUnlock()
+	if err := a.bury(st.slot, s.id, st.epoch, size); err != nil {
+		return a.fail(fmt.Errorf("free segment %d: %w", s.id, err))
+	}
+	a.table.Lock()
+	delete(a.table.segments, s.id)
+	a.table.Unlock()
+	a.counters.freedSegment.Add(1)
+	return a.withIndex(func(x *index) error { return x.db.Delete(segmentKey(s.id), noSync) })
+}

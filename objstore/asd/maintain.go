@@ -1,0 +1,80 @@
+package asd
+
+import (
+	"context"
+	"time"
+)
+
+// maintain is the background of an ASD: it makes Written batches durable soon, brings space back and
+// rebuilds an index that pebble found damaged.
+func (a *ASD) maintain() {
+	defer a.done.Done()
+	const tick = 100 * time.Millisecond
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-a.stop:
+			return
+		case <-timer.C:
+			timer.Reset(max(tick, a.idleTick()))
+		case <-a.kick:
+			// Changes come in crowds; look at them together.
+			select {
+			case <-a.stop:
+				return
+			case <-time.After(tick):
+			}
+		}
+		if a.Err() != nil {
+			continue
+		}
+		if a.damage.Load() {
+			a.indexMu.RLock()
+			x := a.index
+			a.indexMu.RUnlock()
+			if err := a.rebuild(x, bad("found in the background")); err != nil {
+				continue
+			}
+			a.damage.Store(false)
+		}
+		if w := a.lastWritten(); w > 0 {
+			a.syncUntil(w)
+		}
+		if err := a.reclaim(); err != nil {
+			a.log.Warn("compaction", "error", err)
+		}
+	}
+}
+
+// idleTick is how long maintenance sleeps when nobody wakes it: until the pool is due, if there is one.
+func (a *ASD) idleTick() time.Duration {
+	a.table.RLock()
+	defer a.table.RUnlock()
+	if len(a.table.pool) > 0 {
+		return min(a.opts.Compaction.PoolDelay, time.Second)
+	}
+	return time.Minute
+}
+
+// reclaim is one round of the background.
+func (a *ASD) reclaim() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-a.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if !a.opts.Compaction.Manual {
+		if err := a.compactWhile(ctx, a.opts.Compaction.MinGarbage, a.opts.Compaction.Rate); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	if err := a.trimPool(a.opts.Compaction.PoolDelay); err != nil {
+		return err
+	}
+	return a.ensureSpare()
+}

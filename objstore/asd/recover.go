@@ -1,0 +1,716 @@
+package asd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// foundFile is a segment file as it lies on disk.
+type foundFile struct {
+	slot uint32
+	size int64
+	info segmentInfo
+	err  error // of the header
+}
+
+// recover brings index and segments together.
+func (a *ASD) recover(ctx context.Context) error {
+	files, err := a.findFiles()
+	if err != nil {
+		return err
+	}
+	mark := filepath.Join(a.dir, indexName+".rebuild")
+	_, err = os.Stat(mark)
+	if marked := err == nil; !marked {
+		err = a.openFromIndex(ctx, files)
+		if err == nil || !isIndexDamage(err) {
+			return err
+		}
+		a.log.Error("the index is damaged and will be rebuilt from the segments", "error", err)
+		a.closeIndex()
+		if err := markRebuild(a.dir); err != nil {
+			return err
+		}
+	} else {
+		a.log.Error("the index was found damaged earlier and will be rebuilt from the segments")
+	}
+	if err := a.rebuildAtOpen(ctx, files); err != nil {
+		return err
+	}
+	if err := a.index.db.Flush(); err != nil {
+		return err
+	}
+	return os.Remove(mark)
+}
+
+func (a *ASD) closeIndex() {
+	if a.index != nil {
+		a.index.close()
+		a.index = nil
+	}
+}
+
+func (a *ASD) events() indexEvents {
+	return indexEvents{
+		corrupt: func(err error) {
+			a.log.Error("index", "error", err)
+			a.damage.Store(true)
+			a.wake()
+		},
+		failed:  func(err error) { a.fail(err) },
+		noSpace: func() { a.log.Error("no space to flush the index; trying again") },
+	}
+}
+
+func (a *ASD) findFiles() ([]*foundFile, error) {
+	list, err := os.ReadDir(filepath.Join(a.dir, segmentsName))
+	if err != nil {
+		return nil, err
+	}
+	var out []*foundFile
+	for _, de := range list {
+		name, ok := strings.CutSuffix(de.Name(), ".seg")
+		slot, err := strconv.ParseUint(name, 10, 32)
+		if !ok || err != nil {
+			continue
+		}
+		ff := &foundFile{slot: uint32(slot)}
+		ff.read(segmentPath(a.dir, ff.slot))
+		if ff.err == nil && ff.info.asd != a.identity.ASD {
+			ff.err = bad("segment of ASD %s", ff.info.asd)
+		}
+		out = append(out, ff)
+		a.table.nextSlot = max(a.table.nextSlot, ff.slot+1)
+		a.table.allocated += ff.size
+		if ff.err == nil {
+			a.writer.nextID = max(a.writer.nextID, ff.info.id+1)
+		}
+	}
+	a.writer.nextID = max(a.writer.nextID, 1)
+	return out, nil
+}
+
+func (ff *foundFile) read(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		ff.err = err
+		return
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil {
+		ff.size = st.Size()
+	}
+	b := make([]byte, segmentHeader)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		ff.err = err
+		return
+	}
+	ff.info, ff.err = decodeSegmentInfo(b)
+}
+
+// openFromIndex is the usual way: the index is there, and at most the tail is missing in it.
+func (a *ASD) openFromIndex(ctx context.Context, files []*foundFile) error {
+	x, err := openIndex(filepath.Join(a.dir, indexName), a.cache, a.log, a.events())
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		return &indexDamage{err}
+	}
+	a.index = x
+	pos, clean, states, err := x.load()
+	if err != nil {
+		return err
+	}
+	if pos.segment != 0 && pos.asd != a.identity.ASD {
+		return &indexDamage{bad("index of ASD %s", pos.asd)}
+	}
+	tail, err := a.attach(files, pos, states)
+	if err != nil {
+		return err
+	}
+	a.writer.lsn, a.writer.seq = pos.lsn, pos.seq
+	a.writer.prevID, a.writer.prevEnd = pos.segment, pos.offset
+	a.writer.nextID = max(a.writer.nextID, pos.segment+1)
+	a.writer.clean = clean
+	if clean && len(tail) <= 1 {
+		if err := a.continueTail(pos); err != nil {
+			return err
+		}
+	} else if err := a.replay(ctx, tail, pos); err != nil {
+		return err
+	}
+	a.table.written, a.syncer.synced = a.writer.lsn, a.writer.lsn
+	return nil
+}
+
+// attach sorts the files into segments and pool, and returns those that may have frames after pos.
+func (a *ASD) attach(files []*foundFile, pos position, states map[uint64]segmentState) ([]*foundFile, error) {
+	bySlot := make(map[uint32]*foundFile)
+	for _, ff := range files {
+		bySlot[ff.slot] = ff
+	}
+	claimed := make(map[uint32]bool)
+	for id, st := range states {
+		ff := bySlot[st.slot]
+		switch {
+		case ff != nil && ff.err == nil && ff.info.state == segmentInUse && ff.info.id == id && ff.info.epoch == st.epoch:
+		case st.records == 0 && id != pos.segment:
+			continue // it died just before a crash
+		case ff != nil && ff.err != nil:
+			a.log.Error("segment header is damaged; going on with what the index knows", "segment", id, "error", ff.err)
+			ff.info = segmentInfo{state: segmentInUse, id: id, epoch: st.epoch, asd: a.identity.ASD}
+			ff.err = a.repairHeader(ff)
+		default:
+			a.log.Error("segment file is missing", "segment", id, "records", st.records)
+			ff = nil
+		}
+		seg := newSegment(a.dir, id, st)
+		seg.missing = ff == nil
+		seg.sealed = true
+		if ff != nil {
+			seg.allocated = ff.size
+		}
+		a.table.segments[id] = seg
+		if ff != nil {
+			claimed[st.slot] = true
+		}
+	}
+	var tail []*foundFile
+	for _, ff := range files {
+		inUse := ff.err == nil && ff.info.state == segmentInUse
+		switch {
+		case inUse && ff.info.id >= pos.segment:
+			tail = append(tail, ff)
+			if a.table.segments[ff.info.id] == nil {
+				a.adopt(ff)
+			}
+		case claimed[ff.slot]:
+		case inUse: // dead, and its file was to be wiped
+			if err := a.bury(ff.slot, ff.info.id, ff.info.epoch, ff.size); err != nil {
+				return nil, err
+			}
+		default:
+			// Free, or never begun: its header fails, or the index would know it. Without a header that
+			// could also be a segment begun after pos whose header rotted; then its frames tell.
+			if ff.err != nil && a.inferHeader(ff) && ff.info.id >= pos.segment {
+				tail = append(tail, ff)
+				a.adopt(ff)
+				continue
+			}
+			a.table.pool = append(a.table.pool, &poolFile{slot: ff.slot, size: ff.size, since: time.Now()})
+		}
+	}
+	slices.SortFunc(tail, func(x, y *foundFile) int { return cmp.Compare(x.info.id, y.info.id) })
+	return tail, nil
+}
+
+func (a *ASD) adopt(ff *foundFile) *segment {
+	seg := newSegment(a.dir, ff.info.id, segmentState{epoch: ff.info.epoch, slot: ff.slot, end: segmentStart})
+	seg.sealed, seg.allocated = true, ff.size
+	a.table.segments[seg.id] = seg
+	return seg
+}
+
+// repairHeader writes a header that was damaged again.
+func (a *ASD) repairHeader(ff *foundFile) error {
+	f, _, err := openDirect(segmentPath(a.dir, ff.slot), os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := writeAll(f, [][]byte{ff.info.encode()}, 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// inferHeader finds out from the first frame which segment a file with a damaged header is.
+func (a *ASD) inferHeader(ff *foundFile) bool {
+	f, err := os.Open(segmentPath(a.dir, ff.slot))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b := make([]byte, frameHeader)
+	if _, err := f.ReadAt(b, segmentStart); err != nil {
+		return false
+	}
+	h, err := decodeFrame(b)
+	if err != nil || h.offset() != segmentStart {
+		return false
+	}
+	a.log.Error("segment header is damaged; its first frame tells which it is", "segment", h.segment, "error", ff.err)
+	ff.info = segmentInfo{state: segmentInUse, asd: a.identity.ASD, id: h.segment, epoch: h.epoch}
+	ff.err = a.repairHeader(ff)
+	a.writer.nextID = max(a.writer.nextID, h.segment+1)
+	return ff.err == nil
+}
+
+// continueTail goes on writing where a clean close ended.
+func (a *ASD) continueTail(pos position) error {
+	seg := a.table.segments[pos.segment]
+	if seg == nil || seg.allocated < pos.offset || pos.offset >= a.segmentSize {
+		return nil // the next write begins a segment
+	}
+	f, _, err := openDirect(seg.path, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	seg.sealed = false
+	act := &activeSegment{seg: seg, pos: pos.offset, allocated: seg.allocated, file: f}
+	act.synced.Store(pos.offset)
+	a.table.active = act
+	return nil
+}
+
+// markDirty removes the mark of the clean close before the first frame is written.
+func (a *ASD) markDirty() error {
+	if !a.writer.clean {
+		return nil
+	}
+	if err := a.withIndex(func(x *index) error { return x.setClean(false) }); err != nil {
+		return err
+	}
+	a.writer.clean = false
+	return nil
+}
+
+// replay indexes the frames after pos. The segment in which they end is sealed there.
+func (a *ASD) replay(ctx context.Context, tail []*foundFile, pos position) error {
+	began := time.Now()
+	r := &replayer{a: a, ctx: ctx, x: a.index, seq: pos.seq, lsn: pos.lsn}
+	for i, ff := range tail {
+		from := int64(segmentStart)
+		if ff.info.id == pos.segment {
+			from = pos.offset
+		}
+		end, err := r.segment(ff, from, knownEnd(tail, i))
+		if err != nil {
+			return err
+		}
+		if i == len(tail)-1 {
+			if err := a.sealRecovered(ff, end); err != nil {
+				return err
+			}
+		}
+	}
+	a.writer.lsn, a.writer.seq = r.lsn, r.seq
+	a.log.Info("replayed the tail", "frames", r.frames, "segments", len(tail), "took", time.Since(began))
+	return nil
+}
+
+// knownEnd returns where a segment ends, -1 when it is the last and recovery has to find out.
+func knownEnd(files []*foundFile, i int) int64 {
+	if i == len(files)-1 {
+		return -1
+	}
+	end := files[i].size
+	if next := &files[i+1].info; next.prevID == files[i].info.id && next.prevEnd > 0 {
+		end = min(end, next.prevEnd)
+	}
+	return end
+}
+
+// sealRecovered makes what was found durable and cuts off the torn rest. Nothing is appended to a
+// segment after a crash: a frame that was torn off could be followed by a whole one.
+func (a *ASD) sealRecovered(ff *foundFile, end int64) error {
+	f, err := os.OpenFile(segmentPath(a.dir, ff.slot), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if ff.size > end {
+		if err := f.Truncate(end); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if seg := a.table.segments[ff.info.id]; seg != nil {
+		a.table.allocated -= seg.allocated - end
+		seg.allocated, seg.state.end = end, end
+	}
+	a.writer.prevID, a.writer.prevEnd = ff.info.id, end
+	return nil
+}
+
+// rebuildAtOpen makes a new index from the segments.
+func (a *ASD) rebuildAtOpen(ctx context.Context, files []*foundFile) error {
+	began := time.Now()
+	a.table.segments = make(map[uint64]*segment)
+	a.table.pool = nil
+	dir := filepath.Join(a.dir, indexName)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	x, err := openIndex(dir, a.cache, a.log, a.events())
+	if err != nil {
+		return err
+	}
+	a.index = x
+	var segs []*foundFile
+	for _, ff := range files {
+		if ff.err == nil && ff.info.state == segmentInUse || ff.err != nil && a.inferHeader(ff) {
+			segs = append(segs, ff)
+			a.adopt(ff)
+			continue
+		}
+		a.table.pool = append(a.table.pool, &poolFile{slot: ff.slot, size: ff.size, since: time.Now()})
+	}
+	slices.SortFunc(segs, func(p, q *foundFile) int { return cmp.Compare(p.info.id, q.info.id) })
+	r := &replayer{a: a, ctx: ctx, x: x}
+	for i, ff := range segs {
+		end, err := r.segment(ff, segmentStart, knownEnd(segs, i))
+		if err != nil {
+			return err
+		}
+		if i == len(segs)-1 {
+			if err := a.sealRecovered(ff, end); err != nil {
+				return err
+			}
+		}
+	}
+	a.writer.lsn, a.writer.seq, a.writer.clean = r.lsn, r.seq, false
+	a.table.written, a.syncer.synced = r.lsn, r.lsn
+	a.log.Error("the index was rebuilt from the segments", "segments", len(segs), "frames", r.frames,
+		"damaged frames", r.gaps, "took", time.Since(began))
+	return nil
+}
+
+// replayer feeds the frames of segments, in the order in which they were written, to the index.
+type replayer struct {
+	a      *ASD
+	ctx    context.Context
+	x      *index
+	seq    uint64
+	lsn    uint64
+	frames int
+	gaps   int
+}
+
+// segment replays one segment from an offset to its end, or to where a torn tail begins when end is
+// -1, and returns where it ended.
+func (r *replayer) segment(ff *foundFile, from, end int64) (int64, error) {
+	f, err := os.Open(segmentPath(r.a.dir, ff.slot))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	sc := &scanner{f: f, id: ff.info.id, epoch: ff.info.epoch, size: ff.size}
+	durable := end
+	if end < 0 {
+		durable = max(from, sc.durableEnd(from))
+		end = ff.size
+	}
+	off := from
+	for off+pageSize <= end {
+		if err := r.ctx.Err(); err != nil {
+			return 0, err
+		}
+		h, err := sc.header(off)
+		if err == nil && h.end() > end {
+			err = bad("frame runs past the end of its segment")
+		}
+		if err == nil && off >= durable && sc.verify(&h) != nil {
+			return off, nil // torn
+		}
+		if err != nil {
+			if off >= durable {
+				return off, nil
+			}
+			r.gaps++
+			next, ok := sc.resync(off+pageSize, end)
+			r.a.log.Error("damaged frame in a segment", "segment", ff.info.id, "offset", off, "error", err)
+			if !ok {
+				return end, nil
+			}
+			off = next
+			continue
+		}
+		if err := r.frame(sc, &h); err != nil {
+			return 0, err
+		}
+		off = h.end()
+	}
+	return off, nil
+}
+
+// frame indexes one frame. Damage of its ops loses the frame, no more.
+func (r *replayer) frame(sc *scanner, h *frameInfo) error {
+	meta, err := sc.meta(h)
+	if err != nil {
+		return err
+	}
+	r.lsn = max(r.lsn, h.lsn)
+	pf := &pendingFrame{lsn: r.lsn, segment: h.segment, end: h.end()}
+	local := make(map[string]*pendingOp)
+	err = decodeOps(h, meta, func(o *opView) error { return r.op(pf, local, h, o) })
+	var fe formatError
+	if errors.As(err, &fe) {
+		r.gaps++
+		r.a.log.Error("damaged frame in a segment", "segment", h.segment, "offset", h.offset(), "error", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	pf.seq = r.seq
+	r.frames++
+	return r.a.commitFrames(r.x, []*pendingFrame{pf})
+}
+
+func (r *replayer) op(pf *pendingFrame, local map[string]*pendingOp, h *frameInfo, o *opView) error {
+	r.seq = max(r.seq, o.seq)
+	var old *entry
+	if p, ok := local[string(o.key)]; ok {
+		old = p.cur
+	} else {
+		var err error
+		if old, err = r.x.get(o.key); err != nil {
+			return err
+		}
+	}
+	p := &pendingOp{key: string(o.key)}
+	switch {
+	case o.kind == opPut && (old == nil || old.seq <= o.seq):
+		p.cur, p.old = o.entry(h), old
+		p.cost = p.cur.cost(len(o.key))
+	case o.kind == opDelete && (old == nil || old.seq < o.seq):
+		p.old = old
+		if _, hi := r.a.aliveRange(o.prevLo, o.prevHi); hi != 0 {
+			p.cost = deleteCost(len(o.key))
+		}
+	default:
+		return nil
+	}
+	local[p.key] = p
+	pf.ops = append(pf.ops, p)
+	return nil
+}
+
+// scanner reads the frames of one segment, ahead when they are small.
+type scanner struct {
+	f     *os.File
+	id    uint64
+	epoch uint64
+	size  int64
+	win   []byte
+	off   int64 // of win
+	next  int64 // where a reader of small frames would go on
+}
+
+const (
+	scanWindow = 256 << 10
+	// resyncWindow is how far a frame can reach, and with it how far the next one can be.
+	resyncWindow = maxPayload + 2*maxGroup
+)
+
+// bytes returns n bytes at off, or fewer at the end of the file.
+func (s *scanner) bytes(off int64, n int) ([]byte, error) {
+	if off >= s.off && off+int64(n) <= s.off+int64(len(s.win)) {
+		return s.win[off-s.off:][:n], nil
+	}
+	size := max(n, pageSize)
+	if off-s.next < scanWindow && off >= s.next {
+		size = max(n, scanWindow)
+	}
+	size = int(min(int64(size), max(0, s.size-off)))
+	if cap(s.win) < size {
+		s.win = make([]byte, size)
+	}
+	s.win, s.off = s.win[:size], off
+	m, err := s.f.ReadAt(s.win, off)
+	s.win, s.next = s.win[:m], off+int64(m)
+	if err != nil && !isEOF(err) {
+		return nil, err
+	}
+	return s.win[:min(n, m)], nil
+}
+
+// header returns the frame at off, if it is one of this life of the segment.
+func (s *scanner) header(off int64) (frameInfo, error) {
+	b, err := s.bytes(off, frameHeader)
+	if err != nil {
+		return frameInfo{}, err
+	}
+	h, err := decodeFrame(b)
+	if err != nil {
+		return h, err
+	}
+	if h.epoch != s.epoch || h.segment != s.id || h.offset() != off {
+		return h, bad("frame of another life, of segment %d at page %d", h.segment, h.page)
+	}
+	return h, nil
+}
+
+func (s *scanner) meta(h *frameInfo) ([]byte, error) {
+	return s.bytes(h.offset()+frameHeader, int(h.metaLen))
+}
+
+// verify checks everything in the frame against its checksums.
+func (s *scanner) verify(h *frameInfo) error {
+	meta, err := s.meta(h)
+	if err != nil {
+		return err
+	}
+	meta = slices.Clone(meta)
+	var buf []byte
+	return decodeOps(h, meta, func(o *opView) error {
+		if o.kind != opPut || o.damaged {
+			return nil
+		}
+		if cap(buf) < o.size {
+			buf = make([]byte, o.size)
+		}
+		buf = buf[:o.size]
+		if _, err := s.f.ReadAt(buf, h.offset()+int64(o.off)); err != nil {
+			return err
+		}
+		if i := badBlock(buf, o.crcs); i >= 0 {
+			return bad("block %d fails its checksum", i)
+		}
+		return nil
+	})
+}
+
+// badBlock returns the number of the first block that fails its checksum, -1 when there is none.
+func badBlock(payload, crcs []byte) int {
+	for i := 0; len(payload) > 0; i++ {
+		n := min(len(payload), BlockSize)
+		if crc32.Checksum(payload[:n], castagnoli) != le.Uint32(crcs[4*i:]) {
+			return i
+		}
+		payload = payload[n:]
+	}
+	return -1
+}
+
+// resync finds the next frame at or after off.
+func (s *scanner) resync(off, end int64) (int64, bool) {
+	for ; off+pageSize <= end; off += pageSize {
+		s.next = off // read ahead
+		if _, err := s.header(off); err == nil {
+			return off, true
+		}
+	}
+	return 0, false
+}
+
+// durableEnd returns the offset below which everything was durable, as far as the frames from off on know.
+func (s *scanner) durableEnd(off int64) int64 {
+	var durable int64
+	for off+pageSize <= s.size {
+		h, err := s.header(off)
+		if err != nil {
+			next, ok := s.resync(off+pageSize, min(s.size, off+resyncWindow))
+			if !ok {
+				break
+			}
+			off = next
+			continue
+		}
+		durable = max(durable, h.synced)
+		off = h.end()
+	}
+	return durable
+}
+
+// withIndex calls fn with the index. When fn finds it damaged it is rebuilt, and fn called once more.
+func (a *ASD) withIndex(fn func(x *index) error) error {
+	a.indexMu.RLock()
+	x := a.index
+	if x == nil {
+		a.indexMu.RUnlock()
+		return fmt.Errorf("asd %s: %w", a.dir, ErrClosed)
+	}
+	err := fn(x)
+	a.indexMu.RUnlock()
+	if err == nil || !isIndexDamage(err) {
+		return err
+	}
+	if err := a.rebuild(x, err); err != nil {
+		return err
+	}
+	a.indexMu.RLock()
+	defer a.indexMu.RUnlock()
+	if a.index == nil {
+		return fmt.Errorf("asd %s: %w", a.dir, ErrClosed)
+	}
+	return fn(a.index)
+}
+
+// rebuild replaces a damaged index while the ASD is open. What is pending stays pending.
+func (a *ASD) rebuild(damaged *index, cause error) error {
+	a.indexMu.Lock()
+	defer a.indexMu.Unlock()
+	if a.index != damaged || a.index == nil {
+		return nil // someone was faster
+	}
+	if err := a.Err(); err != nil {
+		return err
+	}
+	a.log.Error("the index is damaged and is being rebuilt from the segments", "error", cause)
+	began := time.Now()
+	if err := markRebuild(a.dir); err != nil {
+		return a.fail(err)
+	}
+	a.index.close()
+	dir := filepath.Join(a.dir, indexName)
+	err := os.RemoveAll(dir)
+	if err == nil {
+		a.index, err = openIndex(dir, a.cache, a.log, a.events())
+	}
+	if err != nil {
+		a.index = nil
+		return a.fail(fmt.Errorf("rebuild the index: %w", err))
+	}
+	r := &replayer{a: a, ctx: context.Background(), x: a.index}
+	if err := r.everything(); err != nil {
+		return a.fail(fmt.Errorf("rebuild the index: %w", err))
+	}
+	if err := a.index.db.Flush(); err != nil {
+		return a.fail(fmt.Errorf("rebuild the index: %w", err))
+	}
+	a.damage.Store(false)
+	a.log.Error("the index was rebuilt from the segments", "frames", r.frames, "damaged frames", r.gaps, "took", time.Since(began))
+	return os.Remove(filepath.Join(a.dir, indexName+".rebuild"))
+}
+
+// everything replays what is not pending, with the accounts from zero. The caller holds indexMu.
+func (r *replayer) everything() error {
+	t := &r.a.table
+	t.Lock()
+	segs := slices.SortedFunc(maps.Values(t.segments), func(p, q *segment) int { return cmp.Compare(p.id, q.id) })
+	ends := make([]int64, len(segs))
+	for i, s := range segs {
+		ends[i] = s.state.end
+		s.state.live, s.state.deletes, s.state.records, s.state.end = 0, 0, 0, segmentStart
+	}
+	t.Unlock()
+	for i, s := range segs {
+		ff := &foundFile{slot: s.state.slot, size: ends[i], info: segmentInfo{id: s.id, epoch: s.state.epoch}}
+		if _, err := r.segment(ff, segmentStart, ends[i]); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			return err
+		}
+		t.Lock()
+		s.state.end = ends[i]
+		t.Unlock()
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package asd
+
+import (
+	"io"
+	"os"
+	"sync/atomic"
+	"syscall"
+)
+
+var errUnexpectedEOF = io.ErrUnexpectedEOF
+
+// counters are what the ASD counts since it was opened.
+type counters struct {
+	frames, written, syncs        atomic.Int64
+	puts, deletes                 atomic.Int64
+	reads, readBytes, readErrors  atomic.Int64
+	corrupt, compacted, compacts  atomic.Int64
+	pageCacheErrors, freedSegment atomic.Int64
+}
+
+func (c *counters) applied(r *request) {
+	var puts int64
+	for i := range r.ops {
+		if r.ops[i].kind == opPut {
+			puts++
+		}
+	}
+	c.puts.Add(puts)
+	c.deletes.Add(int64(len(r.ops)) - puts)
+}
+
+func (c *counters) read(n int) {
+	c.reads.Add(1)
+	c.readBytes.Add(int64(n))
+}
+
+// Stat is the state of an ASD. Sizes are in bytes.
+type Stat struct {
+	Capacity int64  // given to the ASD, or of its filesystem
+	Used     int64  // allocated on the filesystem: segments, pool and index
+	Live     int64  // of records that exist, with their keys, infos and checksums
+	Garbage  int64  // in segments and not live; compaction brings it back
+	Free     int64  // that can still be put: what is free beyond the reserve, and the garbage
+	Device   uint64 // of the filesystem: ASDs with the same one share what is free
+	Records  int64
+	Segments int
+	Pooled   int // segment files that wait to be recycled
+	Failed   error
+
+	// Since Open:
+	Puts, Deletes, Reads    int64
+	BytesWritten, BytesRead int64 // to the segments; of payloads
+	Syncs                   int64
+	Corrupt, ReadErrors     int64 // reads that found damage; that the disk refused
+	BytesCompacted          int64 // copied
+}
+
+// Stat returns the state of the ASD.
+func (a *ASD) Stat() Stat {
+	c := &a.counters
+	st := Stat{
+		Capacity: a.capacity, Failed: a.Err(),
+		Puts: c.puts.Load(), Deletes: c.deletes.Load(), Reads: c.reads.Load(),
+		BytesWritten: c.written.Load(), BytesRead: c.readBytes.Load(), Syncs: c.syncs.Load(),
+		Corrupt: c.corrupt.Load(), ReadErrors: c.readErrors.Load(), BytesCompacted: c.compacted.Load(),
+	}
+	a.table.RLock()
+	t := &a.table
+	st.Segments, st.Pooled, st.Used = len(t.segments), len(t.pool), t.allocated
+	var usable int64 // in files that are there already
+	for _, s := range t.segments {
+		st.Live += s.state.live
+		st.Records += s.state.records
+		st.Garbage += max(0, s.garbage())
+		if !s.sealed {
+			usable += max(0, s.allocated-s.state.end-deleteMargin)
+		}
+	}
+	for _, p := range t.pending {
+		if p.cur != nil {
+			st.Live += p.cost
+			st.Records++
+		}
+		if p.old != nil {
+			st.Records--
+			st.Live -= p.old.cost(len(p.key))
+		}
+	}
+	for _, pf := range t.pool {
+		usable += max(0, pf.size-spareSize)
+	}
+	a.table.RUnlock()
+	a.indexMu.RLock()
+	if a.index != nil {
+		st.Used += a.index.size()
+	}
+	a.indexMu.RUnlock()
+	st.Free = max(0, min(max(0, a.room())+usable+st.Garbage, a.capacity))
+	if fi, err := os.Stat(a.dir); err == nil {
+		if sys, ok := fi.Sys().(*syscall.Stat_t); ok {
+			st.Device = sys.Dev
+		}
+	}
+	return st
+}
