@@ -1,0 +1,114 @@
+package dav
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// transferTimeout is how long a peer may keep a request or an answer waiting for a single byte. There is
+// no limit on the whole: uploads take as long as they take.
+const transferTimeout = 2 * time.Minute
+
+// refreshEvery is how often a deadline that slides with the transfer is moved.
+const refreshEvery = transferTimeout / 8
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// response counts and times what is written, and copies content in large pieces.
+type response struct {
+	http.ResponseWriter
+	ctl    *http.ResponseController
+	status int // 0 until the header is written
+	bytes  int64
+	moved  time.Time // when the write deadline was last moved
+}
+
+func newResponse(w http.ResponseWriter) *response {
+	return &response{ResponseWriter: w, ctl: http.NewResponseController(w)}
+}
+
+// Unwrap serves http.ResponseController.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(code int) {
+	if w.status == 0 && code >= 200 {
+		w.status = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	if now := time.Now(); now.Sub(w.moved) > refreshEvery {
+		w.moved = now
+		w.ctl.SetWriteDeadline(now.Add(transferTimeout)) // not every ResponseWriter can
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom copies r in pieces of bufferSize.
+func (w *response) ReadFrom(r io.Reader) (n int64, err error) {
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buf[:])
+}
+
+// finish takes the deadline away: the connection may serve other requests.
+func (w *response) finish() {
+	if !w.moved.IsZero() {
+		w.ctl.SetWriteDeadline(time.Time{})
+	}
+}
+
+// body is a request's body whose read deadline slides. It remembers that the body ended or failed, so
+// that the end of an upload is never taken for granted.
+type body struct {
+	r     io.ReadCloser
+	ctl   *http.ResponseController
+	moved time.Time
+}
+
+func newBody(w http.ResponseWriter, r io.ReadCloser) *body {
+	if r == nil {
+		r = http.NoBody
+	}
+	return &body{r: r, ctl: http.NewResponseController(w)}
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if now := time.Now(); b.r != http.NoBody && now.Sub(b.moved) > refreshEvery {
+		b.moved = now
+		b.ctl.SetReadDeadline(now.Add(transferTimeout))
+	}
+	n, err := b.r.Read(p)
+	if err != nil {
+		b.finish() // the server reads on in the background; its context must not die of this deadline
+	}
+	return n, err
+}
+
+func (b *body) Close() error { return b.r.Close() }
+
+func (b *body) finish() {
+	if !b.moved.IsZero() {
+		b.ctl.SetReadDeadline(time.Time{})
+		b.moved = time.Time{}
+	}
+}
+
+// fill reads until p is full or r ends. The error is io.EOF only when r ended as announced: a body that
+// was cut off gives io.ErrUnexpectedEOF, which io.ReadFull would not tell from a short last piece.
+func fill(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
+	}
+	return n, err
+}
