@@ -119,7 +119,11 @@ func (r *rename) check() error {
 			}
 			return cmp.Or(err, fs.ErrNotEmpty)
 		}
-		if r.to.Nlink >= fs.MaxLink && r.moved.IsDir() || exchange && r.from.Nlink >= fs.MaxLink && r.target.IsDir() {
+		full := r.to // the parent that gains a directory, if one does
+		if exchange && r.target.IsDir() {
+			full = r.from
+		}
+		if r.moved.IsDir() != r.target.IsDir() && (exchange || r.moved.IsDir()) && full.Nlink >= fs.MaxLink {
 			return fs.ErrTooManyLinks
 		}
 	}
