@@ -1,0 +1,27 @@
+package mount
+
+import "github.com/gabionfs/gabion/fs"
+
+// The mount is its session's watcher: what others change is dropped from the kernel's caches. These
+// methods run on the goroutine of whoever made the change, and may wait for requests that the kernel
+// has under way in the same directory or page; they must not be called with locks that a request needs.
+
+// EntryChanged drops an entry, known or known to be missing, and the listing and attributes of dir.
+func (r *raw) EntryChanged(dir fs.Ino, name string) {
+	if k := r.kernel.Load(); k != nil && (dir == fs.Root || r.nodes.known(dir)) {
+		k.EntryNotify(uint64(dir), name) // ENOENT: it was not cached
+	}
+}
+
+// InodeChanged drops attributes, and the cached content when content is set.
+func (r *raw) InodeChanged(ino fs.Ino, content bool) {
+	k := r.kernel.Load()
+	if k == nil || ino != fs.Root && !r.nodes.known(ino) {
+		return
+	}
+	off := int64(-1) // attributes only
+	if content {
+		off = 0 // and everything from here
+	}
+	k.InodeNotify(uint64(ino), off, 0)
+}
