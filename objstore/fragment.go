@@ -97,7 +97,8 @@ type FragmentInfo struct {
 type DiskStat struct {
 	Total, Used, Free int64
 	Fragments         int64
-	Full              bool // puts are refused, deletes pass
+	Full              bool   // puts are refused, deletes pass
+	Device            uint64 // disks with the same one share what is free; 0: shared with none
 }
 
 // Disk holds fragments: what the object layer asks of an ASD. Safe for concurrent use.

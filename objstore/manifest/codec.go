@@ -16,6 +16,7 @@ const (
 
 	flagSameCode = 1
 	flagFramed   = 2
+	flagNumbered = 4
 )
 
 // Encode appends the manifest's bytes to b.
@@ -31,7 +32,7 @@ func (m *Manifest) Encode(b []byte) []byte {
 	var k, mm int
 	for i := range m.Chunks {
 		c := &m.Chunks[i]
-		b = c.encodeShape(b, c.K == k && c.M == mm)
+		b = c.encodeShape(b, c.K == k && c.M == mm, i)
 		k, mm = c.K, c.M
 		for _, f := range c.Fragments {
 			at := uint64(f.Disk) << 1
@@ -46,8 +47,8 @@ func (m *Manifest) Encode(b []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc.Sum(b[start:]))
 }
 
-// encodeShape appends all of a chunk but its fragments.
-func (c *Chunk) encodeShape(b []byte, sameCode bool) []byte {
+// encodeShape appends all of a chunk but its fragments; at is its place in the object.
+func (c *Chunk) encodeShape(b []byte, sameCode bool, at int) []byte {
 	var flags byte
 	if sameCode {
 		flags |= flagSameCode
@@ -55,9 +56,15 @@ func (c *Chunk) encodeShape(b []byte, sameCode bool) []byte {
 	if c.Frames != nil {
 		flags |= flagFramed
 	}
+	if int64(c.Number) != int64(at) {
+		flags |= flagNumbered
+	}
 	b = append(b, flags)
 	if !sameCode {
 		b = append(b, byte(c.K), byte(c.M))
+	}
+	if flags&flagNumbered != 0 {
+		b = binary.AppendUvarint(b, uint64(c.Number))
 	}
 	b = binary.AppendUvarint(b, uint64(c.Size))
 	if c.Frames != nil {
@@ -97,7 +104,7 @@ func decode(b []byte) (*Manifest, error) {
 	var k, mm int
 	for i := range m.Chunks {
 		c := &m.Chunks[i]
-		if err := r.shape(c, k, mm); err != nil {
+		if err := r.shape(c, k, mm, i); err != nil {
 			return nil, fmt.Errorf("chunk %d: %w", i, err)
 		}
 		k, mm = c.K, c.M
@@ -177,10 +184,10 @@ func (r *reader) fail(err error) {
 	r.b = nil
 }
 
-// shape reads all of a chunk but its fragments; k and m are those of the chunk before.
-func (r *reader) shape(c *Chunk, k, m int) error {
+// shape reads all of a chunk but its fragments; k and m are those of the chunk before, at its place.
+func (r *reader) shape(c *Chunk, k, m, at int) error {
 	flags := r.u8()
-	if flags&^(flagSameCode|flagFramed) != 0 {
+	if flags&^(flagSameCode|flagFramed|flagNumbered) != 0 {
 		return fmt.Errorf("flags %x", flags)
 	}
 	if flags&flagSameCode == 0 {
@@ -189,7 +196,14 @@ func (r *reader) shape(c *Chunk, k, m int) error {
 	if k < 1 || m < 0 || k+m > objstore.MaxFragments {
 		return fmt.Errorf("code (%d,%d)", k, m)
 	}
-	c.K, c.M = k, m
+	c.K, c.M, c.Number = k, m, uint32(at)
+	if flags&flagNumbered != 0 {
+		number := r.uvarint()
+		if number > 1<<32-1 {
+			return fmt.Errorf("number %d", number)
+		}
+		c.Number = uint32(number)
+	}
 	size := r.uvarint()
 	if size < 1 || size > MaxChunk {
 		return fmt.Errorf("%d bytes", size)

@@ -10,8 +10,9 @@
 //	u8       compression       of framed chunks: 0 none, 1 s2, 2 zstd
 //	uvarint  chunks
 //	per chunk:
-//	  u8       flags           1: as the chunk before (k, m); 2: framed
+//	  u8       flags           1: as the chunk before (k, m); 2: framed; 4: numbered
 //	  [u8 k, u8 m]             unless flag 1
+//	  [uvarint number]         if flag 4; else its place in the object
 //	  uvarint  size            bytes as the user gave them
 //	  [frames, if flag 2]      ceil(size / 128 KiB) of them:
 //	    uvarint  length        encoded bytes
@@ -48,6 +49,7 @@ type Manifest struct {
 // a disk may fail between two chunks.
 type Chunk struct {
 	K, M      int
+	Number    uint32        // in fragment keys; its place in the object unless a part was coded again
 	Size      int           // bytes as the user gave them
 	Frames    *frames.Table // nil: raw
 	Fragments []Fragment    // K+M
@@ -89,7 +91,7 @@ func (c *Chunk) Present() int {
 // Key returns the key of fragment f of chunk c.
 func (m *Manifest) Key(ns uint32, chunk, fragment int) objstore.FragmentKey {
 	return objstore.FragmentKey{
-		Namespace: ns, Object: m.ID, Chunk: uint32(chunk), Fragment: uint8(fragment),
+		Namespace: ns, Object: m.ID, Chunk: m.Chunks[chunk].Number, Fragment: uint8(fragment),
 		Version: m.Chunks[chunk].Fragments[fragment].Version,
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 func genChunk(t *rapid.T) Chunk {
-	c := Chunk{K: rapid.IntRange(1, 16).Draw(t, "k"), M: rapid.IntRange(0, 8).Draw(t, "m"),
+	c := Chunk{K: rapid.IntRange(1, 16).Draw(t, "k"), M: rapid.IntRange(0, 8).Draw(t, "m"), Number: rapid.Uint32().Draw(t, "number"),
 		Size: rapid.IntRange(1, 600<<10).Draw(t, "size")}
 	if rapid.Bool().Draw(t, "framed") {
 		c.Frames = &frames.Table{}
@@ -73,7 +73,7 @@ func sample() *Manifest {
 	f := []Fragment{{Disk: 1, Sum: 9}, {Disk: 2, Version: 3}, {}}
 	return &Manifest{ID: 77, Size: 300000, Compression: objstore.CompressS2, Chunks: []Chunk{
 		{K: 2, M: 1, Size: 200000, Frames: &frames.Table{Lens: []uint32{1000, 2000}, Sums: []uint32{1, 2}}, Fragments: f},
-		{K: 2, M: 1, Size: 100000, Fragments: f}}}
+		{K: 2, M: 1, Number: 1, Size: 100000, Fragments: f}}}
 }
 
 func TestEveryDamageIsRefused(t *testing.T) {

@@ -47,7 +47,7 @@ func (r *Recovery) Encode(b []byte) []byte {
 	b = append(b, byte(r.Compression))
 	b = binary.AppendUvarint(b, uint64(r.Chunks))
 	b = binary.AppendUvarint(b, uint64(r.Offset))
-	b = r.Chunk.encodeShape(b, false)
+	b = r.Chunk.encodeShape(b, false, 0)
 	return binary.LittleEndian.AppendUint32(b, crc.Sum(b[start:]))
 }
 
@@ -79,7 +79,7 @@ func decodeRecovery(b []byte) (*Recovery, error) {
 		return nil, fmt.Errorf("size %d, offset %d, %d chunks", out.Size, out.Offset, chunks)
 	}
 	out.Chunks = int(chunks)
-	if err := r.shape(&out.Chunk, 0, 0); err != nil {
+	if err := r.shape(&out.Chunk, 0, 0, 0); err != nil {
 		return nil, err
 	}
 	if len(r.b) != 0 {

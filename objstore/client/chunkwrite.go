@@ -1,0 +1,397 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/erasure"
+	"github.com/gabionfs/gabion/objstore/internal/bufpool"
+	"github.com/gabionfs/gabion/objstore/internal/crc"
+	"github.com/gabionfs/gabion/objstore/manager"
+	"github.com/gabionfs/gabion/objstore/manifest"
+	"github.com/gabionfs/gabion/objstore/nsm"
+)
+
+// writeChunk writes one chunk, by the first policy that can be met, and by later ones when disks fail.
+// owner is the buffer that raw lies in, let go of when it is no longer needed; nil for the caller's memory.
+func (u *upload) writeChunk(ctx context.Context, number uint32, off int64, raw []byte, owner *held) error {
+	if owner != nil {
+		defer owner.done()
+	}
+	return u.writeRaw(ctx, number, off, raw, owner != nil)
+}
+
+// writeRaw is writeChunk; paid tells that the memory for coding raw was acquired already.
+func (u *upload) writeRaw(ctx context.Context, number uint32, off int64, raw []byte, paid bool) error {
+	avoid := make(map[objstore.DiskID]bool)
+	var last error
+	for index, attempt := 0, uint32(0); ; attempt++ {
+		at, err := u.s.c.place(u.s.preset.Policies, index, avoid, u.id.ID+uint64(number))
+		if err != nil {
+			if last != nil && !errors.Is(err, objstore.ErrFull) {
+				err = fmt.Errorf("%w; last: %w", err, last)
+			}
+			return err
+		}
+		if len(raw) > at.policy.K*u.s.preset.FragmentSize {
+			return u.writeSmaller(ctx, at.policy, number, off, raw, paid)
+		}
+		p, failed, err := u.attempt(ctx, at, number, attempt, off, raw, paid)
+		if err == nil {
+			u.mu.Lock()
+			u.parts = append(u.parts, p)
+			u.mu.Unlock()
+			return nil
+		}
+		if len(failed) == 0 || ctx.Err() != nil {
+			return err
+		}
+		// The policy may still be met by the disks that are left: place decides.
+		last, index = err, at.index
+		for _, d := range failed {
+			avoid[d] = true
+		}
+	}
+}
+
+// writeSmaller cuts a chunk again for a policy with fewer data fragments.
+func (u *upload) writeSmaller(ctx context.Context, p objstore.Policy, number uint32, off int64, raw []byte, paid bool) error {
+	_, length := erasure.Chunks(int64(len(raw)), p.K, u.s.preset.FragmentSize, objstore.FrameSize)
+	for len(raw) > 0 {
+		n := min(int(length), len(raw))
+		if err := u.writeRaw(ctx, number, off, raw[:n], paid); err != nil {
+			return err
+		}
+		raw, off = raw[n:], off+int64(n)
+		number = u.nextNumber.Add(1) - 1
+	}
+	return nil
+}
+
+// sorted returns the parts in the order of the object.
+func (u *upload) sorted() []part {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	slices.SortFunc(u.parts, func(a, b part) int {
+		if a.offset < b.offset {
+			return -1
+		}
+		return 1
+	})
+	return u.parts
+}
+
+// coded is a chunk ready to be written.
+type coded struct {
+	buf    *bufpool.Buf
+	chunk  manifest.Chunk
+	shards [][]byte
+	sums   [][]uint32 // per fragment, of its blocks
+	sum    uint32     // of the chunk as the user gave it
+	info   []byte     // recovery information
+}
+
+// encode compresses and codes a chunk.
+func (u *upload) encode(p objstore.Policy, number, version uint32, off int64, raw []byte) (*coded, error) {
+	c := u.s.c
+	code, err := c.codes.Get(p.K, p.M)
+	if err != nil {
+		return nil, err
+	}
+	buf := c.pool.Get(code.BufferLen(len(raw)))
+	stored, table, err := c.codec.Encode(buf.B, raw, u.s.preset.Compression)
+	if err != nil {
+		buf.Release()
+		return nil, err
+	}
+	e := &coded{buf: buf, chunk: manifest.Chunk{K: p.K, M: p.M, Number: number, Size: len(raw), Frames: table}}
+	e.shards = code.Split(buf.B[:code.BufferLen(stored)], stored)
+	if err := code.Encode(e.shards); err != nil {
+		buf.Release()
+		return nil, err
+	}
+	e.checksum(p, version, stored)
+	e.info = (&manifest.Recovery{Name: u.name, ID: u.id.ID, Size: u.size, Compression: u.s.preset.Compression,
+		Chunks: u.chunks, Offset: off, Chunk: e.chunk}).Encode(nil)
+	return e, nil
+}
+
+// checksum sums every fragment once, in blocks, and derives the sum of the chunk from that.
+func (e *coded) checksum(p objstore.Policy, version uint32, stored int) {
+	n := len(e.shards[0])
+	e.chunk.Fragments = make([]manifest.Fragment, len(e.shards))
+	e.sums = make([][]uint32, len(e.shards))
+	for i, s := range e.shards {
+		if p.K == 1 && i > 0 {
+			e.sums[i] = e.sums[0]
+			e.chunk.Fragments[i] = e.chunk.Fragments[0]
+			continue
+		}
+		e.sums[i] = crc.Blocks(make([]uint32, 0, (n+crc.Block-1)/crc.Block), s)
+		e.chunk.Fragments[i] = manifest.Fragment{Version: version, Sum: crc.Join(e.sums[i], n)}
+	}
+	if e.chunk.Frames != nil {
+		e.sum = e.chunk.Frames.Sum(e.chunk.Size)
+		return
+	}
+	for i := 0; i*n < stored; i++ {
+		data := min(n, stored-i*n)
+		sum := e.chunk.Fragments[i].Sum
+		if data < n { // padded
+			sum = crc.Sum(e.shards[i][:data])
+		}
+		e.sum = crc.Combine(e.sum, sum, int64(data))
+	}
+}
+
+// outcome is how the write of one fragment ended.
+type outcome struct {
+	fragment int
+	disk     *manager.Disk
+	err      error
+}
+
+// attempt codes a chunk by one policy and writes its fragments until at least c are durable. When it
+// fails it returns the disks that failed.
+func (u *upload) attempt(ctx context.Context, at placement, number, version uint32, off int64, raw []byte, paid bool) (part, []objstore.DiskID, error) {
+	if !paid {
+		// Given back when the attempt is over, not when the last late write is: a disk that hangs must
+		// not hold up the others. What hangs is bounded per disk.
+		share, err := u.s.c.acquire(ctx, len(raw)*(at.policy.K+at.policy.M)/at.policy.K)
+		if err != nil {
+			return part{}, nil, err
+		}
+		defer share.release()
+	}
+	e, err := u.encode(at.policy, number, version, off, raw)
+	if err != nil {
+		return part{}, nil, err
+	}
+	defer e.buf.Release()
+	w := &chunkWrite{u: u, e: e, at: at, results: make(chan outcome, len(e.shards)+len(at.spare))}
+	err = w.run(ctx)
+	pending := w.inFlight
+	if err != nil {
+		u.mu.Lock()
+		u.gone = append(u.gone, w.written()...)
+		u.mu.Unlock()
+		w.followUp(pending, false)
+		return part{}, w.failed, err
+	}
+	w.followUp(pending, true)
+	return part{offset: off, chunk: e.chunk, sum: e.sum}, nil, nil
+}
+
+// chunkWrite is one attempt to write the fragments of a chunk.
+type chunkWrite struct {
+	u        *upload
+	e        *coded
+	at       placement
+	results  chan outcome
+	inFlight int
+	done     int // confirmed
+	failed   []objstore.DiskID
+	lastErr  error
+}
+
+// start begins the write of fragment i to d.
+func (w *chunkWrite) start(i int, d *manager.Disk) {
+	u, e := w.u, w.e
+	f := &e.chunk.Fragments[i]
+	f.Disk, f.Unconfirmed = d.ID(), true
+	key := objstore.FragmentKey{Namespace: u.s.nsm.Number(), Object: u.id.ID, Chunk: e.chunk.Number, Fragment: uint8(i), Version: f.Version}
+	w.inFlight++
+	e.buf.Hold()
+	go func() {
+		err := u.s.c.putFragment(u.s.c.ctx, d, key, e.info, e.shards[i], e.sums[i])
+		e.buf.Release()
+		w.results <- outcome{i, d, err}
+	}()
+}
+
+// putFragment writes to a disk and takes note of how it did.
+func (c *Client) putFragment(ctx context.Context, d *manager.Disk, key objstore.FragmentKey, info, data []byte, sums []uint32) error {
+	dev, done, err := d.Use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	begin := time.Now()
+	err = dev.PutFragment(ctx, key, info, data, sums)
+	if err == nil {
+		d.Writes.Add(time.Since(begin))
+	}
+	c.o.Disks.Observe(d, err)
+	return err
+}
+
+// Grace for fragments that are late when enough are durable.
+const (
+	graceMin = 5 * time.Millisecond
+	graceMax = 250 * time.Millisecond
+)
+
+// run writes all fragments and returns when all ended, or enough are durable and the others are late.
+func (w *chunkWrite) run(ctx context.Context) error {
+	begin := time.Now()
+	for i, d := range w.at.disks {
+		if d != nil {
+			w.start(i, d)
+		}
+	}
+	var late <-chan time.Time
+	for w.inFlight > 0 {
+		// When it is decided, either way, those that are still under way get a little longer: most of
+		// them are just about to end.
+		if decided := w.done >= w.at.policy.C || w.done+w.inFlight < w.at.policy.C; decided && late == nil {
+			grace := time.NewTimer(min(max(2*time.Since(begin), graceMin), graceMax))
+			defer grace.Stop()
+			late = grace.C
+		}
+		select {
+		case o := <-w.results:
+			w.finish(o)
+			continue
+		case <-late:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		break
+	}
+	if w.done < w.at.policy.C {
+		return fmt.Errorf("%d of %d fragments written, policy %v: %w", w.done, len(w.e.shards), w.at.policy, w.lastErr)
+	}
+	return nil
+}
+
+// finish takes one outcome into account, and writes a failed fragment to a spare disk.
+func (w *chunkWrite) finish(o outcome) {
+	w.inFlight--
+	f := &w.e.chunk.Fragments[o.fragment]
+	if o.err == nil {
+		w.done++
+		f.Unconfirmed = false
+		return
+	}
+	w.lastErr = fmt.Errorf("disk %d: %w", o.disk.ID(), o.err)
+	w.failed = append(w.failed, o.disk.ID())
+	// The write may have happened all the same; then it is garbage of a key that nobody refers to.
+	f.Disk, f.Unconfirmed = 0, false
+	for i, d := range w.at.spare {
+		if d.Writable() && w.fits(d) {
+			w.at.spare = slices.Delete(w.at.spare, i, i+1)
+			w.start(o.fragment, d)
+			return
+		}
+	}
+}
+
+// fits tells whether a fragment on d keeps the limit per node.
+func (w *chunkWrite) fits(d *manager.Disk) bool {
+	n := 0
+	for _, f := range w.e.chunk.Fragments {
+		if f.Disk != 0 {
+			if node, _ := w.u.s.c.o.Disks.Node(f.Disk); node == d.Node() {
+				n++
+			}
+		}
+	}
+	return n < w.at.policy.X
+}
+
+// written returns the fragments that are durable.
+func (w *chunkWrite) written() []nsm.Location {
+	var out []nsm.Location
+	for i, f := range w.e.chunk.Fragments {
+		if f.Present() {
+			out = append(out, w.location(i, f.Disk))
+		}
+	}
+	return out
+}
+
+func (w *chunkWrite) location(i int, d objstore.DiskID) nsm.Location {
+	return nsm.Location{Disk: d, Key: objstore.FragmentKey{Namespace: w.u.s.nsm.Number(), Object: w.u.id.ID,
+		Chunk: w.e.chunk.Number, Fragment: uint8(i), Version: w.e.chunk.Fragments[i].Version}}
+}
+
+// followUp looks after writes that nobody waits for any longer: they are confirmed in the manifest
+// when they succeed and the upload was kept with this attempt in it, and queued for deletion otherwise.
+func (w *chunkWrite) followUp(pending int, part bool) {
+	if pending == 0 {
+		return
+	}
+	var settled []func()
+	for _, f := range w.e.chunk.Fragments {
+		if f.Unconfirmed {
+			if d := w.u.s.c.o.Disks.Disk(f.Disk); d != nil {
+				settled = append(settled, d.Straggle())
+			}
+		}
+	}
+	started := w.u.s.c.background(func() {
+		var ends []outcome
+		for range pending {
+			ends = append(ends, <-w.results)
+		}
+		for _, s := range settled {
+			s()
+		}
+		<-w.u.over
+		w.reconcile(ends, part && w.u.kept)
+	})
+	if !started {
+		for _, s := range settled {
+			s()
+		}
+	}
+}
+
+// reconcile makes the manifest say how late writes ended.
+func (w *chunkWrite) reconcile(ends []outcome, kept bool) {
+	u := w.u
+	if !kept {
+		var gone []nsm.Location
+		for _, o := range ends {
+			if o.err == nil {
+				gone = append(gone, w.location(o.fragment, o.disk.ID()))
+			}
+		}
+		u.abandon(gone)
+		return
+	}
+	err := u.s.nsm.Change(u.s.c.ctx, u.name, u.id.ID, func(m *manifest.Manifest) error {
+		for i := range m.Chunks {
+			if m.Chunks[i].Number == w.e.chunk.Number {
+				confirm(&m.Chunks[i], w.e.chunk.Fragments, ends)
+			}
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, objstore.ErrNotFound):
+		// Deleted meanwhile: its fragments were queued, but those that landed after their deletion
+		// are still there.
+		w.reconcile(ends, false)
+	case err != nil:
+		u.s.c.log.Warn("late fragments stay unconfirmed", "object", u.name, "error", err)
+	}
+}
+
+// confirm settles the fragments of a chunk that are still as the writer left them.
+func confirm(c *manifest.Chunk, as []manifest.Fragment, ends []outcome) {
+	for _, o := range ends {
+		f := &c.Fragments[o.fragment]
+		if f.Disk != o.disk.ID() || f.Version != as[o.fragment].Version || !f.Unconfirmed {
+			continue // maintenance was faster
+		}
+		if o.err != nil {
+			f.Disk = 0
+		}
+		f.Unconfirmed = false
+	}
+}

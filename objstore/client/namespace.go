@@ -1,0 +1,73 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/manifest"
+)
+
+// Put implements objstore.Namespace.
+func (s *Namespace) Put(ctx context.Context, name string, p []byte) (objstore.Info, error) {
+	return s.put(ctx, name, &source{whole: p}, int64(len(p)))
+}
+
+// PutFrom implements objstore.Namespace.
+func (s *Namespace) PutFrom(ctx context.Context, name string, r io.Reader, size int64) (objstore.Info, error) {
+	if b, ok := r.(*bytes.Reader); ok && int64(b.Len()) == size && size <= 1<<20 {
+		p := make([]byte, size)
+		if _, err := io.ReadFull(b, p); err != nil {
+			return objstore.Info{}, err
+		}
+		return s.Put(ctx, name, p)
+	}
+	return s.put(ctx, name, &source{r: r}, size)
+}
+
+// Stat implements objstore.Namespace.
+func (s *Namespace) Stat(ctx context.Context, name string) (objstore.Info, error) {
+	m, err := s.nsm.Lookup(ctx, name)
+	if err != nil {
+		return objstore.Info{}, err
+	}
+	return m.Info(name), nil
+}
+
+// Delete implements objstore.Namespace.
+func (s *Namespace) Delete(ctx context.Context, names ...string) error {
+	removed, err := s.nsm.Delete(ctx, names...)
+	if removed > 0 {
+		s.c.o.Trouble.Obsolete(s.nsm)
+	}
+	return err
+}
+
+// List implements objstore.Namespace.
+func (s *Namespace) List(ctx context.Context, from, to string, fn func(objstore.Info) bool) error {
+	return s.nsm.List(ctx, from, to, func(name string, m *manifest.Manifest) bool { return fn(m.Info(name)) })
+}
+
+// sliceParallel is how many slices of one call are read at a time.
+const sliceParallel = 8
+
+// ReadSlices implements objstore.Namespace.
+func (s *Namespace) ReadSlices(ctx context.Context, slices []objstore.Slice) error {
+	if len(slices) == 1 {
+		return s.ReadAt(ctx, slices[0].Name, slices[0].Off, slices[0].P)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(sliceParallel)
+	for _, sl := range slices {
+		g.Go(func() error { return s.ReadAt(ctx, sl.Name, sl.Off, sl.P) })
+	}
+	return g.Wait()
+}
+
+func (s *Namespace) wrap(op, name string, err error) error {
+	return fmt.Errorf("objstore: %s %s/%q: %w", op, s.nsm.Name(), name, err)
+}
