@@ -1,12 +1,16 @@
 package dav_test
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 
 	"github.com/gabionfs/gabion/dav"
 	"github.com/gabionfs/gabion/fs"
@@ -14,9 +18,11 @@ import (
 	"github.com/gabionfs/gabion/kv/memkv"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
 type options = dav.Options
 
-// testServer is a handler behind a real HTTP server.
+// testServer is a handler behind a real HTTP server, over the reference models of the layers below.
 type testServer struct {
 	*httptest.Server
 	t       testing.TB
@@ -41,12 +47,21 @@ func serve(t testing.TB, o options) *testServer {
 		t.Fatal(err)
 	}
 	s := &testServer{Server: httptest.NewServer(h), t: t, handler: h, fs: o.FS, options: o}
-	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		s.Close()
+		if n := h.ActiveClaims(); n != 0 {
+			t.Errorf("%d claims were left", n)
+		}
+		if n := h.OpenReadings(); n != 0 {
+			t.Errorf("%d readings were left", n)
+		}
+	})
 	return s
 }
 
 // restart returns another server over the same tree and store.
 func (s *testServer) restart() *testServer {
+	s.t.Helper()
 	s.Close()
 	return serve(s.t, s.options)
 }
@@ -58,7 +73,7 @@ type answer struct {
 	body   string
 }
 
-// do sends a request. Headers are name, value, ...
+// do sends a request. Headers are name, value, ...; "$" in a header stands for the server's URL.
 func (s *testServer) do(method, path, body string, headers ...string) answer {
 	s.t.Helper()
 	a, err := s.try(method, path, body, headers...)
@@ -78,7 +93,7 @@ func (s *testServer) try(method, path, body string, headers ...string) (answer, 
 		return answer{}, err
 	}
 	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
+		req.Header.Set(headers[i], strings.ReplaceAll(headers[i+1], "$", s.URL))
 	}
 	res, err := s.Client().Do(req)
 	if err != nil {
@@ -97,4 +112,110 @@ func (s *testServer) want(status int, method, path, body string, headers ...stri
 		s.t.Errorf("%s %s %q: status %d, want %d\n%s", method, path, headers, a.status, status, a.body)
 	}
 	return a
+}
+
+// content fails the test unless path holds want.
+func (s *testServer) content(path, want string) {
+	s.t.Helper()
+	if a := s.want(200, "GET", path, ""); a.body != want {
+		s.t.Errorf("%s holds %.60q (%d bytes), want %.60q (%d bytes)", path, a.body, len(a.body), want, len(want))
+	}
+}
+
+const (
+	lockExclusive = `<?xml version="1.0"?><D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope><D:locktype><D:write/></D:locktype><D:owner><D:href>mailto:a@b</D:href></D:owner></D:lockinfo>`
+	lockShared    = `<lockinfo xmlns="DAV:"><lockscope><shared/></lockscope><locktype><write/></locktype></lockinfo>`
+)
+
+// lock makes a lock and returns its token.
+func (s *testServer) lock(path, body string, headers ...string) string {
+	s.t.Helper()
+	a := s.do("LOCK", path, body, headers...)
+	if a.status != 200 && a.status != 201 {
+		s.t.Fatalf("LOCK %s: status %d\n%s", path, a.status, a.body)
+	}
+	return strings.Trim(a.header.Get("Lock-Token"), "<>")
+}
+
+// prop returns the inner XML of a property, by local name, and whether its status is 200.
+func (s *testServer) prop(path, namespace, name string) (string, bool) {
+	s.t.Helper()
+	a := s.want(207, "PROPFIND", path, `<propfind xmlns="DAV:"><prop><x:`+name+` xmlns:x="`+namespace+`"/></prop></propfind>`, "Depth", "0")
+	m := regexp.MustCompile(`(?s)<(?:\w+:)?` + name + `[^>]*?(?:/>|>(.*)</(?:\w+:)?` + name + `>)`).FindStringSubmatch(a.body)
+	if m == nil {
+		s.t.Fatalf("no %s in %s", name, a.body)
+	}
+	return m[1], strings.Contains(a.body, "200 OK")
+}
+
+// proppatch sets one property and returns the answer.
+func (s *testServer) proppatch(path, namespace, name, value string, headers ...string) answer {
+	s.t.Helper()
+	return s.want(207, "PROPPATCH", path, `<propertyupdate xmlns="DAV:"><set><prop><x:`+name+` xmlns:x="`+namespace+`">`+
+		value+`</x:`+name+`></prop></set></propertyupdate>`, headers...)
+}
+
+// faultFS lets a test stand in the way of single operations.
+type faultFS struct {
+	fs.FS
+	write   func(ino fs.Ino, off int64, p []byte) error
+	replace func(dst fs.Ino) error
+	fsync   func(ino fs.Ino) error
+	read    func(ino fs.Ino, off int64) error
+	rename  func(oldName, newName string) error
+	rmdir   func(name string) error
+}
+
+func (f *faultFS) Write(ctx context.Context, ino fs.Ino, off int64, p []byte) error {
+	if f.write != nil {
+		if err := f.write(ino, off, p); err != nil {
+			return err
+		}
+	}
+	return f.FS.Write(ctx, ino, off, p)
+}
+
+func (f *faultFS) ReplaceContent(ctx context.Context, dst, src fs.Ino) (fs.Attr, error) {
+	if f.replace != nil {
+		if err := f.replace(dst); err != nil {
+			return fs.Attr{}, err
+		}
+	}
+	return f.FS.ReplaceContent(ctx, dst, src)
+}
+
+func (f *faultFS) Fsync(ctx context.Context, ino fs.Ino) error {
+	if f.fsync != nil {
+		if err := f.fsync(ino); err != nil {
+			return err
+		}
+	}
+	return f.FS.Fsync(ctx, ino)
+}
+
+func (f *faultFS) Read(ctx context.Context, ino fs.Ino, off int64, p []byte) (int, error) {
+	if f.read != nil {
+		if err := f.read(ino, off); err != nil {
+			return 0, err
+		}
+	}
+	return f.FS.Read(ctx, ino, off, p)
+}
+
+func (f *faultFS) Rename(ctx context.Context, parent fs.Ino, name string, newParent fs.Ino, newName string, flags fs.RenameFlags) error {
+	if f.rename != nil {
+		if err := f.rename(name, newName); err != nil {
+			return err
+		}
+	}
+	return f.FS.Rename(ctx, parent, name, newParent, newName, flags)
+}
+
+func (f *faultFS) Rmdir(ctx context.Context, parent fs.Ino, name string) error {
+	if f.rmdir != nil {
+		if err := f.rmdir(name); err != nil {
+			return err
+		}
+	}
+	return f.FS.Rmdir(ctx, parent, name)
 }

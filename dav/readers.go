@@ -123,6 +123,9 @@ func (t *readers) preserve(ctx context.Context, owner fs.Cred, ino fs.Ino, chang
 			if err == nil {
 				err = change()
 			}
+			if r.moved { // only now: until the change is made, who comes must wait for r
+				t.retire(r)
+			}
 		}
 		r.mu.Unlock()
 		t.leave(r)
@@ -147,10 +150,14 @@ func (t *readers) moveReaders(ctx context.Context, owner fs.Cred, r *reading) er
 		return err
 	}
 	r.from, r.moved = kept.Ino, true
+	return nil
+}
+
+// retire lets those who come from now on begin a reading of their own.
+func (t *readers) retire(r *reading) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.open[r.ino] == r {
 		delete(t.open, r.ino)
 	}
-	t.mu.Unlock()
-	return nil
 }
