@@ -8,6 +8,11 @@ import (
 	"github.com/gabionfs/gabion/kv"
 )
 
+// maxIno is the largest inode number: 10^9 files a second for two years. Larger ones are damage.
+const maxIno fs.Ino = 1<<56 - 1
+
+func validIno(ino fs.Ino) bool { return ino >= fs.Root && ino <= maxIno }
+
 // allocator hands out inode numbers from a range that the "next" row has put behind it. The row is
 // sequenced before any number of the range is used, so no crash can bring one back; numbers that were
 // reserved and not used, or used by an operation that failed, are skipped for good.
@@ -26,7 +31,7 @@ func (t *Tree) allocate(ctx context.Context) (fs.Ino, error) {
 			if next, err = getCounter(tx, nextKey); err != nil {
 				return err
 			}
-			if next <= uint64(fs.Root) || next > 1<<56 {
+			if next <= uint64(fs.Root) || next > uint64(maxIno)-inodeRange {
 				return damaged(VolumeKeyspace, nextKey, "%d", next)
 			}
 			putCounter(tx, nextKey, next+inodeRange)

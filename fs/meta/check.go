@@ -160,7 +160,7 @@ func (c *check) counters() error {
 	if n := len(c.nodes); n > 0 {
 		last = max(last, c.nodes[n-1].ino)
 	}
-	if err != nil || next <= uint64(last) {
+	if err != nil || next <= uint64(last) || next > uint64(maxIno)+1 {
 		c.found(Problem{Kind: KindNext, Keyspace: VolumeKeyspace, Key: nextKey, Want: uint64(last) + 1},
 			"the next inode number is %d, and %d is in use", next, last)
 	}

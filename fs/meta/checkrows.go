@@ -1,7 +1,6 @@
 package meta
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/gabionfs/gabion/fs"
@@ -12,11 +11,11 @@ import (
 func (c *check) inodes() error {
 	err := c.each(InodeKeyspace, func(k, v []byte) {
 		c.sum.Inodes++
-		if len(k) != 8 {
-			c.found(Problem{Kind: KindDamaged, Keyspace: InodeKeyspace, Key: k}, "the key of an inode row has %d bytes", len(k))
+		if len(k) != 8 || !validIno(inoOf(k)) {
+			c.found(Problem{Kind: KindDamaged, Keyspace: InodeKeyspace, Key: k}, "no inode can have this number")
 			return
 		}
-		ino := fs.Ino(binary.BigEndian.Uint64(k))
+		ino := inoOf(k)
 		in, err := decodeInode(ino, v)
 		n := node{ino: ino, nlink: in.Nlink, xattrs: in.Xattrs, dir: notDir, typ: uint8(in.Mode >> 12), damaged: err != nil}
 		switch {
@@ -157,7 +156,7 @@ func (c *check) orphans() error {
 			c.found(at, "an orphan row with a key of %d and a value of %d bytes", len(k), len(v))
 			return
 		}
-		at.Ino = fs.Ino(binary.BigEndian.Uint64(k))
+		at.Ino = inoOf(k)
 		n := c.find(at.Ino)
 		switch {
 		case n == nil:
@@ -184,7 +183,7 @@ func (c *check) xattrs() error {
 				return
 			}
 		}
-		at.Ino, at.Name = fs.Ino(binary.BigEndian.Uint64(k)), string(k[8:])
+		at.Ino, at.Name = inoOf(k), string(k[8:])
 		if c.find(at.Ino) == nil {
 			at.Kind = KindXattrDangling
 			c.found(at, "extended attribute %q of inode %d, which does not exist", at.Name, at.Ino)

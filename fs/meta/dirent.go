@@ -73,7 +73,7 @@ func encodeEntry(e entry) []byte {
 func decodeEntry(key, b []byte) (entry, error) {
 	d := decoder{rest: b}
 	head := d.byte()
-	e := entry{typ: uint32(head&0xf) << 12, ino: fs.Ino(d.uvarint(1<<64-1, "inode number"))}
+	e := entry{typ: uint32(head&0xf) << 12, ino: fs.Ino(d.uvarint(uint64(maxIno), "inode number"))}
 	switch {
 	case d.reason != "":
 	case head>>4 != direntVersion:
@@ -104,7 +104,10 @@ func parseDirentKey(key []byte) (parent fs.Ino, cookie uint64, name []byte, err 
 	if len(key) <= direntPrefix || len(key) > direntPrefix+fs.MaxName {
 		return 0, 0, nil, damaged(DirentKeyspace, key, "a key of %d bytes", len(key))
 	}
-	return fs.Ino(binary.BigEndian.Uint64(key)), binary.BigEndian.Uint64(key[8:]), key[direntPrefix:], nil
+	if parent = inoOf(key); !validIno(parent) {
+		return 0, 0, nil, damaged(DirentKeyspace, key, "inode number %d", parent)
+	}
+	return parent, binary.BigEndian.Uint64(key[8:]), key[direntPrefix:], nil
 }
 
 // getEntry reads one entry; fs.ErrNotExist (bare) when there is none.

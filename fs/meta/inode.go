@@ -104,6 +104,9 @@ func inodeKey(ino fs.Ino) []byte {
 	return binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(ino))
 }
 
+// inoOf is the inode number that a key begins with.
+func inoOf(key []byte) fs.Ino { return fs.Ino(binary.BigEndian.Uint64(key)) }
+
 func encodeInode(b []byte, in *Inode) []byte {
 	b = append(b, inodeVersion)
 	b = binary.AppendUvarint(b, uint64(in.Mode))
@@ -155,7 +158,7 @@ func decodeInode(ino fs.Ino, b []byte) (Inode, error) {
 	in.Atime = in.Mtime + d.varint()
 	switch in.Mode & fs.TypeMask {
 	case fs.TypeDir:
-		in.Parent = fs.Ino(d.uvarint(1<<64-1, "parent"))
+		in.Parent = fs.Ino(d.uvarint(uint64(maxIno), "parent"))
 	case fs.TypeChar, fs.TypeBlock:
 		in.Rdev = uint32(d.uvarint(1<<32-1, "rdev"))
 	case fs.TypeSymlink:

@@ -2,7 +2,6 @@ package meta
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 
 	"github.com/gabionfs/gabion/fs"
@@ -54,7 +53,7 @@ func (t *Tree) Orphans(ctx context.Context, fn func(fs.Ino) bool) error {
 					bad = damaged(OrphanKeyspace, k, "a key of %d bytes", len(k))
 					return false
 				}
-				page = append(page, fs.Ino(binary.BigEndian.Uint64(k)))
+				page = append(page, inoOf(k))
 				return true
 			})
 			return errors.Join(err, bad)
