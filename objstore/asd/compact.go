@@ -205,6 +205,10 @@ type compactor struct {
 // compactSegment copies what is needed of a segment and ends its life. The caller holds compactMu.
 func (a *ASD) compactSegment(ctx context.Context, s *segment, rate int64) error {
 	c := &compactor{a: a, ctx: ctx, s: s, rate: rate}
+	// Its last frames may not be in the index yet, and then the segment looks shorter than it is.
+	if err := a.syncUntil(a.lastWritten()); err != nil {
+		return err
+	}
 	a.table.RLock()
 	empty := s.state.live == 0 && s.state.records == 0 && s.state.deletes == 0
 	a.table.RUnlock()

@@ -76,14 +76,16 @@ func (a *ASD) Stat() Stat {
 			usable += max(0, s.allocated-s.state.end-deleteMargin)
 		}
 	}
-	for _, p := range t.pending {
-		if p.cur != nil {
-			st.Live += p.cost
-			st.Records++
-		}
-		if p.old != nil {
-			st.Records--
-			st.Live -= p.old.cost(len(p.key))
+	for _, f := range t.frames {
+		for _, p := range f.ops {
+			if p.cur != nil {
+				st.Live += p.cost
+				st.Records++
+			}
+			if p.old != nil {
+				st.Records--
+				st.Live -= p.old.cost(len(p.key))
+			}
 		}
 	}
 	for _, pf := range t.pool {
