@@ -42,6 +42,9 @@ type Options struct {
 	// TrailingLogs is how many log entries are kept behind a snapshot for followers that lag; 512 when
 	// 0. A member without a network keeps none.
 	TrailingLogs uint64
+	// SyncTimeout is how long a sync of the log may take before a member of a larger group stops, so
+	// that another one can lead; 20 s when 0.
+	SyncTimeout time.Duration
 }
 
 func (o *Options) setDefaults() error {
@@ -65,6 +68,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.HeartbeatTimeout == 0 {
 		o.HeartbeatTimeout = time.Second
+	}
+	if o.SyncTimeout == 0 {
+		o.SyncTimeout = 20 * time.Second
 	}
 	if o.TrailingLogs == 0 && o.Transport != nil {
 		o.TrailingLogs = 512

@@ -14,7 +14,11 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/raftkv/raftlog"
 )
+
+// logDir holds the replicated log and the vote.
+const logDir = "log"
 
 // Store is one member of a replicated kv.Store. Safe for concurrent use.
 //
@@ -25,7 +29,7 @@ type Store struct {
 	lock *os.File
 
 	raft  *raft.Raft
-	wal   logStore
+	wal   *raftlog.Log
 	snaps *snapshots
 
 	raftStopped sync.Once
@@ -116,6 +120,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s.workers.Go(s.propose)
 	s.workers.Go(s.reap)
 	s.workers.Go(s.flushLoop)
+	s.workers.Go(s.watch)
 	if lone {
 		if err := s.WaitReady(ctx); err != nil {
 			return nil, err
@@ -127,25 +132,24 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 func (s *Store) openFiles() error {
 	_ = os.Remove(filepath.Join(s.opts.Dir, incomingFile)) // a snapshot that was not received whole
 	var err error
-	if s.wal, err = openLog(s.opts.Dir, s.log); err != nil {
-		return err
-	}
-	last, err := s.wal.LastIndex()
+	s.wal, err = raftlog.Open(raftlog.Options{Dir: filepath.Join(s.opts.Dir, logDir), Logger: s.log, OnFailure: s.fail})
 	if err != nil {
 		return err
 	}
+	first, _ := s.wal.FirstIndex()
+	last, _ := s.wal.LastIndex()
 	base, st, err := openBase(filepath.Join(s.opts.Dir, stateFile), firstMap, last == 0)
 	if err != nil {
 		return err
 	}
 	s.base, s.applied, s.gen = base, st, newGeneration(base)
 	s.snaps = &snapshots{store: s}
-	first, err := s.wal.FirstIndex()
-	if err != nil {
-		return err
-	}
-	if first > st.applied+1 {
+	switch {
+	case first > st.applied+1:
 		return &kv.CorruptError{What: base.path, Err: fmt.Errorf("it ends at log entry %d, but the log begins at %d", st.applied, first)}
+	case last != 0 && last < st.snapshot.Index:
+		// A crash between the arrival of a snapshot and the reset of the log that it makes obsolete.
+		return s.wal.DeleteRange(first, last)
 	}
 	return nil
 }
@@ -246,7 +250,9 @@ func (s *Store) fail(cause error) {
 		s.genReady.Broadcast()
 		s.mu.Unlock()
 		s.endEpoch(nil, s.closedError())
-		s.stopRaft()
+		if s.raft != nil {
+			s.stopRaft()
+		}
 	}()
 }
 
@@ -314,6 +320,22 @@ func (s *Store) abandon() {
 	s.closing.Store(true)
 	s.halt()
 	_ = s.release()
+}
+
+// watch is the goroutine that notices a disk that hangs. Raft goes on sending heartbeats then, so
+// nobody else would take over.
+func (s *Store) watch() {
+	for s.sleep(s.opts.SyncTimeout / 4) {
+		since := s.wal.Syncing()
+		if since.IsZero() || time.Since(since) < s.opts.SyncTimeout {
+			continue
+		}
+		if s.isLone() {
+			s.log.Error("the log's disk does not answer", "dir", s.opts.Dir, "since", since)
+			continue
+		}
+		s.fail(fmt.Errorf("the log's disk has not answered since %v", since))
+	}
 }
 
 // sleep waits for d or the end of the store.
