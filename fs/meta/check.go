@@ -29,25 +29,30 @@ type Checker struct {
 // Run is Check.
 func (o Checker) Run(ctx context.Context, store kv.Store, report func(Problem)) (Summary, error) {
 	var c *check
-	err := store.View(ctx, kv.Pending, func(r kv.Reader) error {
-		v, err := GetVolume(r)
-		if err != nil {
-			return err
-		}
-		c = &check{Reader: r, ctx: ctx, options: o, report: report, volume: v}
-		for _, pass := range []func() error{c.inodes, c.entries, c.orphans, c.xattrs, c.counters} {
-			if err := pass(); err != nil {
-				return err
-			}
-		}
-		c.tree()
-		c.links()
-		return nil
+	err := store.View(ctx, kv.Pending, func(r kv.Reader) (err error) {
+		c, err = o.check(ctx, r, report)
+		return err
 	})
 	if err != nil {
 		return Summary{}, fmt.Errorf("check volume: %w", translate(err))
 	}
 	return c.sum, nil
+}
+
+func (o Checker) check(ctx context.Context, r kv.Reader, report func(Problem)) (*check, error) {
+	v, err := GetVolume(r)
+	if err != nil {
+		return nil, err
+	}
+	c := &check{Reader: r, ctx: ctx, options: o, report: report, volume: v}
+	for _, pass := range []func() error{c.inodes, c.entries, c.orphans, c.xattrs, c.counters} {
+		if err := pass(); err != nil {
+			return nil, err
+		}
+	}
+	c.tree()
+	c.links()
+	return c, nil
 }
 
 // check is one run. nodes are in order of inode number.

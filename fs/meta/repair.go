@@ -10,9 +10,11 @@ import (
 	"github.com/gabionfs/gabion/kv"
 )
 
-// Repairer repairs what Check finds. The volume must not be in use. What it cannot place it links in the
-// directory lost+found of the root, under the name "#" and the inode number; it deletes only what names
-// nothing or cannot be read.
+// Repairer repairs what Check finds. What it cannot place it links in the directory lost+found of the
+// root, under the name "#" and the inode number; it deletes only what names nothing or cannot be read.
+//
+// Each round of repairs is one transaction that checks again before it writes, so the volume may be in
+// use: everything else waits meanwhile. Caches above the store are not told.
 type Repairer struct {
 	Clock func() time.Time // stamps what is made anew; nil is time.Now
 	// Content measures the content that package data keeps under an id, for a regular file whose inode
@@ -22,9 +24,13 @@ type Repairer struct {
 	Progress func(rows uint64)
 }
 
-// maxRounds bounds how often Run checks again: repairing one thing can uncover the next, as reading a
-// directory that was made anew does, but never for long.
-const maxRounds = 16
+const (
+	// roundRepairs bounds one transaction.
+	roundRepairs = 4096
+	// maxStuck bounds the rounds after which there are no fewer problems than before: repairing one
+	// thing can uncover the next, as reading a directory that was made anew does, but never for long.
+	maxStuck = 16
+)
 
 // Repaired is what was done about a problem.
 type Repaired struct {
@@ -33,63 +39,72 @@ type Repaired struct {
 }
 
 // Run checks and repairs until nothing is left that it can repair, and returns once the result is
-// durable. It reports every problem once, as found first, with what was done about it. The summary is
-// of the last check; its Problems are those that are left.
+// durable. It reports every problem that it repaired, after it did. The summary is of the last check;
+// its Problems are those that are left.
 func (o Repairer) Run(ctx context.Context, store kv.Store, report func(Repaired)) (Summary, error) {
-	for round := 1; ; round++ {
-		var all []Problem
-		sum, err := Checker{Progress: o.Progress}.Run(ctx, store, func(p Problem) { all = append(all, p) })
-		if err != nil {
-			return sum, err
-		}
-		changed := false
-		for _, p := range all {
-			done, err := o.Repair(ctx, store, p)
-			if err != nil {
-				return sum, err
-			}
-			if done != "" {
-				report(Repaired{p, done})
-				changed = true
-			}
-		}
-		if !changed || round == maxRounds {
-			if err := store.Sync(ctx); err != nil {
-				return sum, fmt.Errorf("repair volume: %w", translate(err))
-			}
-			return sum, nil
-		}
-	}
-}
-
-// Repair does what can be done about one problem and says what it did: "" means that nothing had to be
-// done, or that something else has to be repaired first and the next check will tell.
-func (o Repairer) Repair(ctx context.Context, store kv.Store, p Problem) (done string, err error) {
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	err = store.Update(ctx, kv.Ordered, func(t kv.Txn) error {
-		v, err := GetVolume(t)
-		if err != nil {
-			return err
-		}
-		r := repair{Txn: t, options: o, volume: v, now: o.Clock().UnixNano()}
-		done, err = r.fix(p)
-		if errors.Is(err, fs.ErrIO) { // it needs a row that is damaged itself
-			done, err = "", errLater
-		}
-		return err
-	})
-	if errors.Is(err, errLater) {
-		return "", nil
+	checker := Checker{Progress: o.Progress}
+	sum, err := checker.Run(ctx, store, func(Problem) {})
+	if err != nil || sum.Problems == 0 {
+		return sum, err
 	}
+	for stuck := 0; stuck < maxStuck; {
+		var done []Repaired
+		err := store.Update(ctx, kv.Ordered, func(t kv.Txn) (err error) {
+			done, err = o.round(ctx, t)
+			return err
+		})
+		if err != nil {
+			return sum, fmt.Errorf("repair volume: %w", translate(err))
+		}
+		for _, r := range done {
+			report(r)
+		}
+		before := sum.Problems
+		if sum, err = checker.Run(ctx, store, func(Problem) {}); err != nil {
+			return sum, err
+		}
+		if len(done) == 0 || sum.Problems == 0 {
+			break
+		}
+		if sum.Problems >= before {
+			stuck++
+		}
+	}
+	if err := store.Sync(ctx); err != nil {
+		return sum, fmt.Errorf("repair volume: %w", translate(err))
+	}
+	return sum, nil
+}
+
+// round checks and repairs in one transaction.
+func (o Repairer) round(ctx context.Context, t kv.Txn) (done []Repaired, err error) {
+	var all []Problem
+	c, err := Checker{Progress: o.Progress}.check(ctx, t, func(p Problem) {
+		if len(all) < roundRepairs {
+			all = append(all, p)
+		}
+	})
 	if err != nil {
-		return "", fmt.Errorf("repair %v: %w", p, translate(err))
+		return nil, err
+	}
+	r := repair{Txn: t, options: o, volume: c.volume, now: o.Clock().UnixNano()}
+	for _, p := range all {
+		what, err := r.fix(p)
+		switch {
+		case errors.Is(err, errLater), errors.Is(err, fs.ErrIO): // it needs a row that is damaged itself
+		case err != nil:
+			return nil, fmt.Errorf("%v: %w", p, err)
+		case what != "":
+			done = append(done, Repaired{p, what})
+		}
 	}
 	return done, nil
 }
 
-// errLater takes back the transaction of a repair that has to wait for another.
+// errLater says that a repair has to wait for another. A repair that fails has written nothing.
 var errLater = errors.New("something else has to be repaired first")
 
 // repair is one transaction.
@@ -100,6 +115,7 @@ type repair struct {
 	now     int64
 }
 
+// fix does what can be done about a problem and says what it did: "" when it is no problem any more.
 func (r *repair) fix(p Problem) (string, error) {
 	switch p.Kind {
 	case KindDamaged:
@@ -133,8 +149,11 @@ func (r *repair) fix(p Problem) (string, error) {
 		return fmt.Sprintf("set to %d", p.Want), nil
 	case KindNext:
 		next, err := r.next()
+		if err != nil {
+			return "", err
+		}
 		putCounter(r, nextKey, next)
-		return fmt.Sprintf("set to %d", next), err
+		return fmt.Sprintf("set to %d", next), nil
 	}
 	return "", nil
 }

@@ -406,3 +406,27 @@ func damageRow(t *rapid.T, store kv.Store) {
 		t.Fatal(err)
 	}
 }
+
+// TestRepairMany: more problems than one transaction repairs.
+func TestRepairMany(t *testing.T) {
+	const n = 9000
+	s := newSite(t)
+	s.edit(func(t kv.Txn) {
+		for i := range n {
+			in := meta.Inode{Attr: fs.Attr{Ino: fs.Ino(1000 + i), Mode: fs.TypeRegular, Nlink: 1, Size: int64(i)}}
+			meta.PutInode(t, &in)
+		}
+		t.Put(meta.VolumeKeyspace, []byte("next"), binary.AppendUvarint(nil, 20000))
+	})
+	repaired := 0
+	sum, err := meta.Repairer{Clock: s.clock.read}.Run(ctx, s.store, func(meta.Repaired) { repaired++ })
+	if err != nil || sum.Problems != 0 || repaired < n {
+		t.Fatalf("%d repaired, %d left, %v", repaired, sum.Problems, err)
+	}
+	for _, i := range []fs.Ino{1000, 5000, 9999} {
+		if in := s.is(lost(i), i); in.Size != int64(i-1000) {
+			t.Error(in)
+		}
+	}
+	sound(t, s.store)
+}

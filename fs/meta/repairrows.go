@@ -81,13 +81,14 @@ func (r *repair) cookie(p Problem) (string, error) {
 	if !ok {
 		return "", err
 	}
-	r.Delete(DirentKeyspace, slices.Clone(p.Key))
 	key := r.volume.direntKey(p.Parent, p.Name)
-	switch _, err := r.Get(DirentKeyspace, key); {
-	case err == nil:
-		return "deleted: the name exists where it has to be", nil
-	case !errors.Is(err, kv.ErrNotFound):
+	_, err = r.Get(DirentKeyspace, key)
+	if err != nil && !errors.Is(err, kv.ErrNotFound) {
 		return "", err
+	}
+	r.Delete(DirentKeyspace, slices.Clone(p.Key))
+	if err == nil {
+		return "deleted: the name exists where it has to be", nil
 	}
 	r.Put(DirentKeyspace, key, encodeEntry(e))
 	return "moved", nil

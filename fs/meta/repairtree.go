@@ -49,10 +49,11 @@ func (r *repair) stray(p Problem) (string, error) {
 		return "", err
 	}
 	in := r.newInode(p.Ino, fs.TypeDir)
-	if err := r.files(1); err != nil {
+	done, err := r.adopt(&in)
+	if err != nil {
 		return "", err
 	}
-	return r.adopt(&in)
+	return done, r.files(1)
 }
 
 // extraEntry deletes an entry of a directory that another, which the directory believes in, names too.
@@ -99,8 +100,11 @@ func (r *repair) cycle(p Problem) (string, error) {
 	if !ok || in.Parent != p.Parent {
 		return "", err
 	}
-	r.Delete(DirentKeyspace, slices.Clone(p.Key))
-	return r.adopt(&in)
+	done, err := r.adopt(&in)
+	if err == nil {
+		r.Delete(DirentKeyspace, slices.Clone(p.Key))
+	}
+	return done, err
 }
 
 func (r *repair) unreachable(p Problem) (string, error) {
