@@ -21,9 +21,6 @@ func (s *Store) CopyRange(ctx context.Context, src fs.Ino, srcOff int64, dst fs.
 	if srcOff < 0 || dstOff < 0 || n < 0 {
 		return 0, fs.ErrInvalid
 	}
-	if src == dst && srcOff < dstOff+n && dstOff < srcOff+n && n > 0 {
-		return 0, fs.ErrInvalid
-	}
 	from, err := s.acquire(ctx, src)
 	if err != nil {
 		return 0, err
@@ -42,6 +39,9 @@ func (s *Store) CopyRange(ctx context.Context, src fs.Ino, srcOff int64, dst fs.
 	from.mu.RUnlock()
 	if dstOff > fs.MaxFile-n {
 		return 0, fs.ErrFileTooBig
+	}
+	if src == dst && n > 0 && srcOff < dstOff+n && dstOff < srcOff+n {
+		return 0, fs.ErrInvalid
 	}
 	var done int64
 	for done < n {
@@ -204,13 +204,14 @@ func (s *Store) ReplaceContent(ctx context.Context, dst, src fs.Ino) error {
 		return s.fsError(err)
 	}
 	to.mu.Lock()
-	to.drop()
+	writes := to.drop()
 	to.mu.Unlock()
 	var empty *change
 	err = s.change(ctx, to, func(c *change) (err error) {
 		if empty, err = s.open(c.t, c.l, src); err != nil {
 			return err
 		}
+		c.n.Version += writes
 		c.t.Put(ksDoomed, u64key(c.n.Content), nil)
 		c.t.Put(ksFold, u64key(uint64(dst)), nil)
 		c.n.Content, c.n.Size, c.n.Blocks = empty.n.Content, empty.n.Size, empty.n.Blocks

@@ -40,7 +40,7 @@
 //
 // # Lock order
 //
-// file.op, then Store.mu (the file table), then file.mu, then Store.pins.mu or the budget. No lock
-// is held across a call into the object layer except file.op. file.mu is never held across a
-// call of the key-value store except where a comment says why.
+// file.op, then upload.mu, then file.mu, then one of Store.mu, Store.dirtyMu, flusher.mu, folder.mu, the
+// budget's or the pins'. Of these only file.op is held across a call into the object layer, and
+// only file.op and upload.mu across one of the key-value store, except where a comment says why.
 package data

@@ -225,14 +225,16 @@ func (f *file) contentID() uint64 {
 
 // drop gives up everything of f that is not committed: the caller replaces the content, or removes the
 // file. Called with f.mu held for writing. A generation whose commit was evaluated before this is
-// committed; one after it changes nothing.
-func (f *file) drop() {
-	for _, g := range f.queue {
-		g.dropped.Store(true)
-	}
+// committed; one after it changes nothing. drop returns how many writes users may have seen in the
+// file's version that it now never gets.
+func (f *file) drop() (writes uint64) {
 	if f.cur != nil {
-		f.cur.dropped.Store(true)
 		f.freeze(false)
 	}
+	for _, g := range f.queue {
+		g.dropped.Store(true)
+		writes += g.writes
+	}
 	f.mtime, f.ctime = 0, 0
+	return writes
 }

@@ -156,6 +156,7 @@ func (s *Store) dropInodes(ctx context.Context, inos []fs.Ino) error {
 	})
 	if err == nil {
 		l.settle()
+		s.reaped(inos)
 	}
 	return err
 }

@@ -65,9 +65,10 @@ func (s *Store) empty(ctx context.Context, f *file) error {
 		return err
 	}
 	f.mu.Lock()
-	f.drop()
+	writes := f.drop()
 	f.mu.Unlock()
 	return s.change(ctx, f, func(c *change) error {
+		c.n.Version += writes
 		if c.n.Size > 0 || c.n.Blocks > 0 { // else no extent was ever written
 			c.t.Put(ksDoomed, u64key(c.n.Content), nil)
 			c.t.Delete(ksFold, u64key(uint64(c.n.Ino)))

@@ -24,6 +24,7 @@ type Options struct {
 	Capacity   func() objstore.Capacity // of the disks; nil means endless
 	Clock      func() time.Time         // nil is time.Now
 	Logger     *slog.Logger             // nil discards
+	Reaped     func([]fs.Ino)           // called when the rows of reaped inodes are gone; may be nil
 }
 
 // Store keeps the content of the files of one volume. Safe for concurrent use.
@@ -46,6 +47,7 @@ type Store struct {
 	reaper   *reaper
 	rewriter *rewriter
 
+	reaped  func([]fs.Ino)
 	firstID uint64 // ids from here on were handed out by this run
 	settled uint64 // the reaper's
 
@@ -83,6 +85,9 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 	}
 	if o.Puts <= 0 {
 		o.Puts = 6
+	}
+	if s.reaped = o.Reaped; s.reaped == nil {
+		s.reaped = func([]fs.Ino) {}
 	}
 	s.ids.s = s
 	s.space = space{read: o.Capacity, clock: s.clock}

@@ -41,7 +41,7 @@ func (s *Store) newUpload() *upload {
 
 // put puts everything that the generations of a batch hold and the object layer has not.
 func (u *upload) put(ctx context.Context, batch []*generation) error {
-	tasks, ctx := errgroup.WithContext(ctx)
+	tasks, tctx := errgroup.WithContext(ctx)
 	tasks.SetLimit(cap(u.s.flusher.puts) + 1)
 	for _, g := range batch {
 		if g.dropped.Load() {
@@ -54,12 +54,12 @@ func (u *upload) put(ctx context.Context, batch []*generation) error {
 		slices.Sort(blocks)
 		for _, i := range blocks {
 			if g.held < bigGeneration { // in order, so that a pack has files in the order of the batch
-				if err := u.block(ctx, g, i); err != nil {
+				if err := u.block(tctx, g, i); err != nil {
 					return errors.Join(err, tasks.Wait())
 				}
 				continue
 			}
-			tasks.Go(func() error { return u.block(ctx, g, i) })
+			tasks.Go(func() error { return u.block(tctx, g, i) })
 		}
 	}
 	if err := tasks.Wait(); err != nil {
