@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -124,6 +125,7 @@ func openIndex(dir string, cache *IndexCache, log *slog.Logger, ev indexEvents) 
 		MemTableSize:                2 << 20,
 		MemTableStopWritesThreshold: 3,
 		MaxManifestFileSize:         4 << 20,
+		FS:                          vfs.Default, // without pebble's health checks, whose goroutine a failing Open leaks
 		FormatMajorVersion:          pebble.FormatNewest,
 		Logger:                      pebbleLogger{log, ev},
 		EventListener: &pebble.EventListener{
