@@ -20,12 +20,14 @@ type entry struct {
 type tree = btree.BTreeG[entry]
 
 func newTree() *tree {
-	return btree.NewBTreeG(func(a, b entry) bool {
+	// No locks: a state is never changed once it is visible, and a Range inside a Range would otherwise
+	// wait for itself when a copy is made in between.
+	return btree.NewBTreeGOptions(func(a, b entry) bool {
 		if c := strings.Compare(string(a.ks), string(b.ks)); c != 0 {
 			return c < 0
 		}
 		return bytes.Compare(a.key, b.key) < 0
-	})
+	}, btree.Options{NoLocks: true})
 }
 
 // reader answers from one state and remembers what it handed out.
