@@ -29,7 +29,7 @@ func (u *upload) writeChunk(ctx context.Context, number uint32, off int64, raw [
 func (u *upload) writeRaw(ctx context.Context, number uint32, off int64, raw []byte, paid bool) error {
 	avoid := make(map[objstore.DiskID]bool)
 	var last error
-	for index, attempt := 0, uint32(0); ; attempt++ {
+	for index, attempt := u.first, uint32(0); ; attempt++ {
 		at, err := u.s.c.place(u.s.preset.Policies, index, avoid, u.id.ID+uint64(number))
 		if err != nil {
 			if last != nil && !errors.Is(err, objstore.ErrFull) {

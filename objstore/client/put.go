@@ -31,6 +31,7 @@ type upload struct {
 	name   string
 	size   int64
 	chunks int // planned
+	first  int // index of the first policy to try
 
 	nextNumber atomic.Uint32 // for chunks beyond the plan
 
@@ -75,6 +76,7 @@ func (s *Namespace) tryPut(ctx context.Context, name string, src *source, size i
 	if err != nil {
 		return nil, err
 	}
+	defer s.nsm.End(id)
 	u := &upload{s: s, id: id, name: name, size: size, over: make(chan struct{})}
 	err = u.writeAll(ctx, src)
 	var m *manifest.Manifest
@@ -101,7 +103,7 @@ func (u *upload) writeAll(ctx context.Context, src *source) error {
 	if u.size == 0 {
 		return nil
 	}
-	p, err := u.s.c.place(u.s.preset.Policies, 0, nil, u.id.ID)
+	p, err := u.s.c.place(u.s.preset.Policies, u.first, nil, u.id.ID)
 	if err != nil {
 		return err
 	}

@@ -73,6 +73,10 @@ type Manager struct {
 
 	mu  sync.Mutex // guards ids; held during the update that fetches a range
 	ids idRange
+
+	under    sync.Mutex     // guards uploads; may be taken under mu
+	uploads  map[uint64]int // under way, by epoch
+	finished chan struct{}  // replaced when an upload ends
 }
 
 // Open returns the manager of a namespace. It reads nothing yet.
@@ -80,7 +84,7 @@ func Open(store kv.Store, o Options) *Manager {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 16 << 20
 	}
-	return &Manager{o: o, store: store, cache: newCache(o.CacheBytes)}
+	return &Manager{o: o, store: store, cache: newCache(o.CacheBytes), uploads: make(map[uint64]int), finished: make(chan struct{})}
 }
 
 // Number returns the namespace's number.

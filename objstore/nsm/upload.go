@@ -75,7 +75,7 @@ func (n *Manager) updateAlloc(ctx context.Context, change func(*alloc)) (before,
 	return before, after, err
 }
 
-// Begin starts an upload. It is a few nanoseconds but once in 65536 times.
+// Begin starts an upload; End it. It takes some nanoseconds but once in 65536 times.
 func (n *Manager) Begin(ctx context.Context) (Upload, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -88,7 +88,42 @@ func (n *Manager) Begin(ctx context.Context) (Upload, error) {
 	}
 	u := Upload{ID: n.ids.next, Epoch: n.ids.epoch}
 	n.ids.next++
+	n.under.Lock()
+	n.uploads[u.Epoch]++
+	n.under.Unlock()
 	return u, nil
+}
+
+// End says that an upload is over: registered or not, it will do nothing any more.
+func (n *Manager) End(u Upload) {
+	n.under.Lock()
+	defer n.under.Unlock()
+	if n.uploads[u.Epoch]--; n.uploads[u.Epoch] == 0 {
+		delete(n.uploads, u.Epoch)
+	}
+	close(n.finished)
+	n.finished = make(chan struct{})
+}
+
+// Quiesce waits until no upload through this value is under way that began before e, or ctx ends.
+func (n *Manager) Quiesce(ctx context.Context, e Epoch) error {
+	for {
+		n.under.Lock()
+		old := false
+		for epoch := range n.uploads {
+			old = old || epoch < e.Number
+		}
+		wait := n.finished
+		n.under.Unlock()
+		if !old {
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Epoch is a boundary between uploads: those of earlier epochs have ids below Below.

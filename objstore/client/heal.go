@@ -1,0 +1,381 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/internal/bufpool"
+	"github.com/gabionfs/gabion/objstore/internal/crc"
+	"github.com/gabionfs/gabion/objstore/manager"
+	"github.com/gabionfs/gabion/objstore/manifest"
+)
+
+// HealOptions say what to heal, and how fast.
+type HealOptions struct {
+	// Bad are fragments that are known to be unreadable, although their disk is up.
+	Bad map[objstore.FragmentKey]bool
+	// Rewrite codes the object anew, by a later policy, when a chunk has no fragment to spare and
+	// cannot get one back for lack of disks.
+	Rewrite bool
+	// Spend is called before bytes are read or written; it may wait. nil: no limit.
+	Spend func(ctx context.Context, bytes int) error
+}
+
+// Healed says what Heal did.
+type Healed struct {
+	Confirmed int   // fragments that were there after all
+	Rebuilt   int   // fragments written anew
+	NoPlace   int   // fragments that no disk could take
+	Rewritten bool  // the whole object was coded anew
+	Bytes     int64 // written
+	Spare     int   // fragments that the weakest chunk can lose now
+}
+
+// Heal brings an object as near to full redundancy as the disks allow: it writes every fragment anew
+// that is missing, bad, or on a disk that is down or to be emptied. Objects that are gone are no error.
+func (s *Namespace) Heal(ctx context.Context, name string, o HealOptions) (Healed, error) {
+	var h Healed
+	m, err := s.nsm.Fetch(ctx, name)
+	if errors.Is(err, objstore.ErrNotFound) {
+		return h, nil
+	}
+	if err != nil {
+		return h, err
+	}
+	if o.Spend == nil {
+		o.Spend = func(context.Context, int) error { return nil }
+	}
+	var errs []error
+	for i := range m.Chunks {
+		c := &chunkHeal{s: s, o: o, h: &h, name: name, m: m, index: i, c: &m.Chunks[i]}
+		if err := c.run(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		if _, gone := s.nsm.Fetch(ctx, name); errors.Is(gone, objstore.ErrNotFound) {
+			return h, nil
+		}
+		return h, s.wrap("heal", name, err)
+	}
+	if m, err = s.nsm.Fetch(ctx, name); err != nil {
+		return h, ignoreNotFound(err)
+	}
+	h.Spare = s.spare(m)
+	if o.Rewrite && h.Spare == 0 && h.NoPlace > 0 {
+		return h, s.rewrite(ctx, name, m, o, &h)
+	}
+	return h, nil
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, objstore.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// spare returns how many fragments the weakest chunk can lose, as the disks are now.
+func (s *Namespace) spare(m *manifest.Manifest) int {
+	spare, _ := EffectiveSafety(s.c.o.Disks, m)
+	return spare
+}
+
+// EffectiveSafety is Manifest.Safety that counts only fragments on disks that are up and kept.
+func EffectiveSafety(disks *manager.Manager, m *manifest.Manifest) (spare, full int) {
+	for i := range m.Chunks {
+		c := &m.Chunks[i]
+		n := -c.K
+		for _, f := range c.Fragments {
+			if d := disks.Disk(f.Disk); f.Present() && d != nil && d.Kept() {
+				n++
+			}
+		}
+		if i == 0 || n < spare || n == spare && c.M > full {
+			spare, full = n, c.M
+		}
+	}
+	return spare, full
+}
+
+// chunkHeal heals one chunk.
+type chunkHeal struct {
+	s     *Namespace
+	o     HealOptions
+	h     *Healed
+	name  string
+	m     *manifest.Manifest
+	index int
+	c     *manifest.Chunk
+
+	shards [][]byte // what was read, or rebuilt
+	bufs   []*bufpool.Buf
+}
+
+func (c *chunkHeal) run(ctx context.Context) error {
+	var wanted []int
+	for i, f := range c.c.Fragments {
+		switch ok, err := c.good(ctx, i, f); {
+		case err != nil:
+			return err
+		case !ok:
+			wanted = append(wanted, i)
+		}
+	}
+	defer func() {
+		for _, b := range c.bufs {
+			b.Release()
+		}
+	}()
+	places := c.places(wanted)
+	c.h.NoPlace += len(wanted) - len(places)
+	if len(places) == 0 {
+		return nil
+	}
+	if err := c.gather(ctx, places); err != nil {
+		return err
+	}
+	for i, d := range places {
+		if err := c.write(ctx, i, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// good tells whether a fragment needs nothing. One that was never confirmed is looked at.
+func (c *chunkHeal) good(ctx context.Context, i int, f manifest.Fragment) (bool, error) {
+	d := c.s.c.o.Disks.Disk(f.Disk)
+	if f.Disk == 0 || d == nil || !d.Kept() || c.o.Bad[c.key(i)] {
+		return false, nil
+	}
+	if !f.Unconfirmed {
+		return true, nil
+	}
+	b := c.s.c.pool.Get(c.c.FragmentLen())
+	defer b.Release()
+	if err := c.read(ctx, i, b.B); err != nil {
+		return false, nil // it never landed: write it anew
+	}
+	err := c.change(ctx, i, manifest.Fragment{Disk: f.Disk, Version: f.Version, Sum: f.Sum})
+	if err == nil {
+		c.h.Confirmed++
+	}
+	return true, err
+}
+
+func (c *chunkHeal) key(i int) objstore.FragmentKey { return c.m.Key(c.s.nsm.Number(), c.index, i) }
+
+// read reads a whole fragment and compares it with the manifest's sum, which a read of the user does
+// not need but a repair should: it would spread what is wrong.
+func (c *chunkHeal) read(ctx context.Context, i int, p []byte) error {
+	f := c.c.Fragments[i]
+	d := c.s.c.o.Disks.Disk(f.Disk)
+	if d == nil {
+		return objstore.ErrNoFragment
+	}
+	if err := c.o.Spend(ctx, len(p)); err != nil {
+		return err
+	}
+	if err := c.s.c.readFragment(ctx, d, c.key(i), 0, p); err != nil {
+		return err
+	}
+	if got := crc.Sum(p); got != f.Sum {
+		return &objstore.CorruptError{What: "fragment " + c.key(i).String(), Err: fmt.Errorf("checksum %08x, the manifest says %08x", got, f.Sum)}
+	}
+	return nil
+}
+
+// places chooses a disk for each fragment that is wanted and can have one.
+func (c *chunkHeal) places(wanted []int) map[int]*manager.Disk {
+	used := make(map[objstore.DiskID]bool)
+	perNode := make(map[string]int)
+	take := func(d *manager.Disk) {
+		used[d.ID()] = true
+		perNode[d.Node()]++
+	}
+	bad := make(map[int]bool)
+	for _, i := range wanted {
+		bad[i] = true
+	}
+	for i, f := range c.c.Fragments {
+		if d := c.s.c.o.Disks.Disk(f.Disk); d != nil && !bad[i] {
+			take(d)
+		}
+	}
+	x := len(c.c.Fragments)
+	for _, p := range c.s.preset.Policies {
+		if p.K == c.c.K && p.M == c.c.M {
+			x = p.X
+		}
+	}
+	var usable []*manager.Disk
+	for _, d := range c.s.c.o.Disks.Disks() {
+		if d.Writable() && !used[d.ID()] {
+			usable = append(usable, d)
+		}
+	}
+	order, _ := choose(usable, objstore.Policy{K: max(1, len(usable)), X: max(1, len(usable))}, c.m.ID)
+	out := make(map[int]*manager.Disk)
+	for _, i := range wanted {
+		for _, d := range order {
+			if !used[d.ID()] && perNode[d.Node()] < x {
+				out[i] = d
+				take(d)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// gather reads k fragments and rebuilds those that places names.
+func (c *chunkHeal) gather(ctx context.Context, places map[int]*manager.Disk) error {
+	n := c.c.FragmentLen()
+	c.shards = make([][]byte, len(c.c.Fragments))
+	have := 0
+	var errs []error
+	for i, f := range c.c.Fragments {
+		d := c.s.c.o.Disks.Disk(f.Disk)
+		if have == c.c.K {
+			break
+		}
+		if f.Disk == 0 || d == nil || !d.Readable() || c.o.Bad[c.key(i)] {
+			continue
+		}
+		b := c.s.c.pool.Get(n)
+		c.bufs = append(c.bufs, b)
+		if err := c.read(ctx, i, b.B); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			errs = append(errs, err)
+			continue
+		}
+		c.shards[i] = b.B
+		have++
+	}
+	if have < c.c.K {
+		return &objstore.LostError{Namespace: c.s.nsm.Name(), Name: c.name, Chunk: c.index, Intact: have, Need: c.c.K, Err: errors.Join(errs...)}
+	}
+	wanted := make([]bool, len(c.shards))
+	for i := range places {
+		if c.shards[i] == nil {
+			b := c.s.c.pool.Get(n)
+			c.bufs = append(c.bufs, b)
+			c.shards[i], wanted[i] = b.B[:0:n], true
+		}
+	}
+	code, err := c.s.c.codes.Get(c.c.K, c.c.M)
+	if err != nil {
+		return err
+	}
+	return code.Reconstruct(c.shards, wanted)
+}
+
+// write puts fragment i on d under a new version, and into the manifest.
+func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) error {
+	f := c.c.Fragments[i]
+	sums := crc.Blocks(nil, c.shards[i])
+	if got := crc.Join(sums, len(c.shards[i])); got != f.Sum {
+		// The parts were each what the manifest says, so this is an error of ours, or of memory.
+		return &objstore.CorruptError{What: "rebuilt fragment " + c.key(i).String(), Err: fmt.Errorf("checksum %08x, the manifest says %08x", got, f.Sum)}
+	}
+	if err := c.o.Spend(ctx, len(c.shards[i])); err != nil {
+		return err
+	}
+	key := c.key(i)
+	key.Version++
+	info := (&manifest.Recovery{Name: c.name, ID: c.m.ID, Size: c.m.Size, Compression: c.m.Compression,
+		Chunks: len(c.m.Chunks), Offset: c.offset(), Chunk: *c.c}).Encode(nil)
+	if err := c.s.c.putFragment(ctx, d, key, info, c.shards[i], sums); err != nil {
+		return fmt.Errorf("fragment %v to disk %d: %w", key, d.ID(), err)
+	}
+	if err := c.change(ctx, i, manifest.Fragment{Disk: d.ID(), Version: key.Version, Sum: f.Sum}); err != nil {
+		return err
+	}
+	c.h.Rebuilt++
+	c.h.Bytes += int64(len(c.shards[i]))
+	c.s.c.o.Trouble.Obsolete(c.s.nsm)
+	return nil
+}
+
+func (c *chunkHeal) offset() (off int64) {
+	for _, b := range c.m.Chunks[:c.index] {
+		off += int64(b.Size)
+	}
+	return off
+}
+
+var errChanged = errors.New("the manifest has changed meanwhile")
+
+// change replaces fragment i in the manifest if it is still the one that was looked at.
+func (c *chunkHeal) change(ctx context.Context, i int, to manifest.Fragment) error {
+	was := c.c.Fragments[i]
+	return c.s.nsm.Change(ctx, c.name, c.m.ID, func(m *manifest.Manifest) error {
+		f := &m.Chunks[c.index].Fragments[i]
+		if f.Disk != was.Disk && f.Disk != 0 || f.Version != was.Version {
+			return errChanged
+		}
+		*f = to
+		return nil
+	})
+}
+
+// rewrite codes an object anew by the first policy that the usable disks meet in full, if that is safer.
+func (s *Namespace) rewrite(ctx context.Context, name string, m *manifest.Manifest, o HealOptions, h *Healed) error {
+	index := -1
+	for i, p := range s.preset.Policies {
+		at, err := s.c.place(s.preset.Policies[i:i+1], 0, nil, m.ID)
+		if err == nil && p.M > 0 && at.disks[len(at.disks)-1] != nil {
+			index = i
+			break
+		}
+	}
+	if index < 0 {
+		return nil
+	}
+	if err := o.Spend(ctx, int(m.Size)); err != nil {
+		return err
+	}
+	id, err := s.nsm.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.nsm.End(id)
+	u := &upload{s: s, id: id, name: name, size: m.Size, first: index, over: make(chan struct{})}
+	r := io.NewSectionReader(objectReader{ctx, s, name, m}, 0, m.Size)
+	err = u.writeAll(ctx, &source{r: r})
+	var now *manifest.Manifest
+	if err == nil {
+		now = u.manifest()
+		err = s.nsm.Replace(ctx, id, name, m.ID, now)
+	}
+	u.settle(now, err)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	h.Rewritten = true
+	h.Bytes += now.Stored()
+	h.Spare = s.spare(now)
+	s.c.o.Trouble.Obsolete(s.nsm)
+	return nil
+}
+
+// objectReader reads the object of one manifest.
+type objectReader struct {
+	ctx  context.Context
+	s    *Namespace
+	name string
+	m    *manifest.Manifest
+}
+
+func (r objectReader) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.s.readObject(r.ctx, r.name, r.m, off, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,271 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/asd"
+	"github.com/gabionfs/gabion/objstore/maint"
+	"github.com/gabionfs/gabion/objstore/manager"
+	"github.com/gabionfs/gabion/objstore/nsm"
+)
+
+// Disks returns a picture of every disk that is not retired, by number.
+func (b *Backend) Disks() []manager.Status {
+	var out []manager.Status
+	for _, d := range b.disks.Disks() {
+		out = append(out, d.Status())
+	}
+	return out
+}
+
+// AddDisk takes a folder into use: a disk that is known, or an empty or missing folder as a new one.
+func (b *Backend) AddDisk(ctx context.Context, dir string) (manager.Status, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return manager.Status{}, err
+	}
+	o := b.openDir(ctx, abs, true)
+	if o.err != nil {
+		return manager.Status{}, o.err
+	}
+	d, err := b.disks.Attach(ctx, o.id, abs, b.o.Node, o.dev)
+	if err != nil {
+		return manager.Status{}, errors.Join(err, o.dev.Close())
+	}
+	if err := d.Refresh(ctx); err != nil {
+		b.lost(d, err)
+	}
+	b.changed()
+	return d.Status(), nil
+}
+
+// DisableDisk gives a disk no new fragments and lets maintenance move what it holds to others.
+func (b *Backend) DisableDisk(ctx context.Context, id objstore.DiskID) error {
+	return b.setAdmin(ctx, id, manager.Disabled)
+}
+
+// EnableDisk undoes DisableDisk and DrainDisk.
+func (b *Backend) EnableDisk(ctx context.Context, id objstore.DiskID) error {
+	return b.setAdmin(ctx, id, manager.Active)
+}
+
+// DrainDisk is DisableDisk, and retires the disk when nothing refers to it any more.
+func (b *Backend) DrainDisk(ctx context.Context, id objstore.DiskID) error {
+	return b.setAdmin(ctx, id, manager.Draining)
+}
+
+func (b *Backend) setAdmin(ctx context.Context, id objstore.DiskID, a manager.Admin) error {
+	if err := b.disks.SetAdmin(ctx, id, a); err != nil {
+		return err
+	}
+	b.changed()
+	return nil
+}
+
+// PurgeDisk forgets a disk for ever. It is refused while an object refers to it, unless force.
+func (b *Backend) PurgeDisk(ctx context.Context, id objstore.DiskID, force bool) error {
+	if b.disks.Disk(id) == nil {
+		return errNoDisk(id)
+	}
+	n, err := b.maint.References(ctx, id)
+	if err != nil {
+		return err
+	}
+	if n > 0 && !force {
+		return fmt.Errorf("disk %d: %d objects refer to it: drain it first", id, n)
+	}
+	return b.setAdmin(ctx, id, manager.Retired)
+}
+
+// changed makes maintenance look at the disks.
+func (b *Backend) changed() {
+	b.safety.drop()
+	b.maint.DisksChanged()
+}
+
+// lost takes a disk out of use.
+func (b *Backend) lost(d *manager.Disk, err error) { b.disks.Detach(d, stateOf(err), err) }
+
+// Reopening a disk that is down is tried after firstRetry, then less and less often.
+const (
+	firstRetry = time.Second
+	lastRetry  = 30 * time.Second
+)
+
+// watch looks at the disks: whether those that are up still are, whether others are back.
+func (b *Backend) watch() {
+	tick := time.NewTicker(b.o.WatchEvery)
+	defer tick.Stop()
+	watchers := make(map[objstore.DiskID]*watcher)
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-b.disks.Events():
+			b.changed()
+		case <-tick.C:
+			disks := b.disks.Disks()
+			manager.JudgeReads(disks)
+			for _, d := range disks {
+				w := watchers[d.ID()]
+				if w == nil {
+					w = &watcher{b: b, d: d, idle: make(chan struct{}, 1)}
+					w.idle <- struct{}{}
+					watchers[d.ID()] = w
+				}
+				w.look()
+			}
+		}
+	}
+}
+
+// watcher looks at one disk. A disk that hangs must not keep others from being looked at, so each look
+// is a goroutine, one at a time.
+type watcher struct {
+	b     *Backend
+	d     *manager.Disk
+	idle  chan struct{}
+	after time.Time // no attempt to open it before
+	wait  time.Duration
+}
+
+func (w *watcher) look() {
+	select {
+	case <-w.idle:
+	default:
+		return // the last look has not come back
+	}
+	w.b.wg.Go(func() {
+		defer func() { w.idle <- struct{}{} }()
+		if w.d.Readable() {
+			w.wait = 0
+			if err := w.d.Refresh(w.b.ctx); err != nil && w.b.ctx.Err() == nil {
+				w.b.lost(w.d, err)
+			}
+			return
+		}
+		if now := time.Now(); now.After(w.after) {
+			w.reopen()
+			w.wait = min(max(2*w.wait, firstRetry), lastRetry)
+			w.after = now.Add(w.wait)
+		}
+	})
+}
+
+// reopen takes the disk back if it is the same one again.
+func (w *watcher) reopen() {
+	b, d := w.b, w.d
+	id, dev, err := b.opener.Open(b.ctx, d.Dir(), d.ASD())
+	if err != nil {
+		return
+	}
+	if b.ctx.Err() != nil || b.disks.Disk(d.ID()) != d {
+		_ = dev.Close()
+		return
+	}
+	if _, err := b.disks.Attach(b.ctx, id, d.Dir(), b.o.Node, dev); err != nil {
+		b.log.Warn("a disk that is back cannot be used", "disk", d.ID(), "error", err)
+		_ = dev.Close()
+	}
+}
+
+// Capacity returns the room for user data, after coding by the first policy of the preset. Disks on one
+// filesystem share what is free.
+func (b *Backend) Capacity(ctx context.Context) (objstore.Capacity, error) {
+	p, err := b.disks.Preset(ctx, PresetName)
+	if err != nil {
+		return objstore.Capacity{}, err
+	}
+	type device struct{ sum, most, avail int64 }
+	devices := make(map[uint64]*device)
+	var used int64
+	for _, d := range b.disks.Disks() {
+		if !d.Readable() {
+			continue
+		}
+		st := d.Stat()
+		used += st.Used
+		if d.Record().Admin != manager.Active {
+			continue
+		}
+		id := st.Device
+		if id == 0 {
+			id = 1<<63 + uint64(d.ID())
+		}
+		v := devices[id]
+		if v == nil {
+			v = &device{avail: available(d.Dir())}
+			devices[id] = v
+		}
+		v.sum += st.Free
+		v.most = max(v.most, st.Free)
+	}
+	var free int64
+	for _, v := range devices {
+		free += min(v.sum, max(v.most, v.avail))
+	}
+	k, n := int64(p.Policies[0].K), int64(p.Policies[0].K+p.Policies[0].M)
+	c := objstore.Capacity{Used: used / n * k, Free: free / n * k}
+	c.Total = c.Used + c.Free
+	return c, nil
+}
+
+// available is what a filesystem has left beyond the reserve that ASDs keep.
+func available(dir string) int64 {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0
+	}
+	total, avail := int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
+	return max(0, avail-min(max(total/32, 6<<20), 1<<30))
+}
+
+// Usage returns what the objects of all namespaces take.
+func (b *Backend) Usage(ctx context.Context) (nsm.Usage, error) {
+	var out nsm.Usage
+	for _, ns := range b.list() {
+		u, err := ns.NSM().Usage(ctx)
+		if err != nil {
+			return out, err
+		}
+		out.Objects += u.Objects
+		out.Bytes += u.Bytes
+		out.Stored += u.Stored
+	}
+	return out, nil
+}
+
+// Progress returns what maintenance does.
+func (b *Backend) Progress() maint.Progress { return b.maint.Progress() }
+
+// Check looks whether everything is as it should be, and changes nothing. See maint.Check.
+func (b *Backend) Check(ctx context.Context, o maint.CheckOptions, report func(maint.Problem)) (maint.CheckResult, error) {
+	return b.maint.Check(ctx, o, report)
+}
+
+// Repair heals every object that is not as safe as it could be, deletes what is obsolete, and collects
+// garbage. It returns when that is done.
+func (b *Backend) Repair(ctx context.Context) error {
+	errs := []error{b.maint.Repair(ctx)}
+	for _, ns := range b.list() {
+		errs = append(errs, b.maint.DeleteObsolete(ctx, ns.NSM()))
+	}
+	_, err := b.maint.Collect(ctx)
+	return errors.Join(append(errs, err)...)
+}
+
+// Collect deletes garbage and returns how many fragments it was.
+func (b *Backend) Collect(ctx context.Context) (int64, error) { return b.maint.Collect(ctx) }
+
+// Scrub reads and verifies every fragment; what is bad is healed in the background.
+func (b *Backend) Scrub(ctx context.Context) error { return b.maint.Scrub(ctx) }
+
+// Inspect tells which ASD a folder holds, without opening it.
+func Inspect(dir string) (asd.Identity, error) { return asd.Inspect(dir) }

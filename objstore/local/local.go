@@ -1,0 +1,380 @@
+// Package local assembles the object layer of one process: ASD folders, the backend manager, namespace
+// managers, the client and maintenance.
+//
+// A folder that is missing or damaged never prevents the start: its disk is reported as such and the
+// others serve. Folders are watched: one that disappears or fails is taken out of use within seconds, and
+// taken back when it returns.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/asd"
+	"github.com/gabionfs/gabion/objstore/client"
+	"github.com/gabionfs/gabion/objstore/maint"
+	"github.com/gabionfs/gabion/objstore/manager"
+	"github.com/gabionfs/gabion/objstore/nsm"
+)
+
+// PresetName is the preset of all namespaces of a local backend.
+const PresetName = "default"
+
+// Options for Open. KV, Cluster and, at the first start, Dirs must be set.
+type Options struct {
+	// KV is where manifests and disks are kept. Open does not close it.
+	KV kv.Store
+	// Cluster owns the folders.
+	Cluster asd.ID
+	// Dirs are ASD folders, beside those that are known from before. One that is empty is claimed as a
+	// new disk; one that does not exist is created, unless a disk was there before: then it is missing.
+	Dirs []string
+	// Policies of the preset, best first. Nil keeps those from before, and at the first start means
+	// objstore.DefaultPolicies for the number of disks.
+	Policies []objstore.Policy
+	// Compression and FragmentSize of the preset, used with Policies and at the first start.
+	Compression  objstore.Compression
+	FragmentSize int
+	// Capacity bounds the bytes of each ASD; 0 means its filesystem.
+	Capacity int64
+	// Node names this machine; "" means "local".
+	Node string
+	// Logger gets what an operator should know; nil discards it.
+	Logger *slog.Logger
+
+	Client      client.Options // Disks, Trouble and Logger are set by Open
+	Maintenance maint.Options  // KV, Disks, Namespaces and Logger are set by Open
+	NoMaint     bool           // no maintenance in the background, for offline checks
+
+	// WatchEvery is how often folders are looked at; 0 means 1 s.
+	WatchEvery time.Duration
+	// Opener replaces the opening of ASD folders, for tests.
+	Opener Opener
+}
+
+// Opener opens and claims folders.
+type Opener interface {
+	// Open opens the disk in dir and returns the id that is written on it; want, unless "", is the
+	// only one that is accepted. Errors are as those of asd.Open.
+	Open(ctx context.Context, dir, want string) (id string, dev objstore.Disk, err error)
+	// Claim makes an empty or missing folder a new disk.
+	Claim(ctx context.Context, dir string) error
+}
+
+// Backend is the object layer of one process. Safe for concurrent use.
+type Backend struct {
+	o      Options
+	log    *slog.Logger
+	disks  *manager.Manager
+	client *client.Client
+	maint  *maint.Maint
+	opener Opener
+	cache  *asd.IndexCache // of all ASDs; nil with another Opener
+
+	mu         sync.Mutex // guards namespaces
+	namespaces map[string]*client.Namespace
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	closing sync.Once
+	safety  safetyCache
+}
+
+// Open opens all folders, in parallel, and starts to watch and to maintain. It fails when the options
+// make no sense, when the store fails, or when a folder in Dirs cannot be used although nothing is wrong
+// with it: it belongs to another cluster, is open already, or is of a later format.
+func Open(ctx context.Context, o Options) (*Backend, error) {
+	if o.Node == "" {
+		o.Node = "local"
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.WatchEvery == 0 {
+		o.WatchEvery = time.Second
+	}
+	b := &Backend{o: o, log: o.Logger, opener: o.Opener, namespaces: make(map[string]*client.Namespace)}
+	if b.opener == nil {
+		b.cache = asd.NewIndexCache(indexCache)
+		b.opener = asdOpener{asd.Options{Cluster: o.Cluster, Capacity: o.Capacity, Logger: o.Logger,
+			Cache: b.cache, Buffers: &asd.BufferPool{}}}
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	var err error
+	if b.disks, err = manager.Open(ctx, o.KV, o.Logger); err != nil {
+		b.cancel()
+		return nil, err
+	}
+	if err := b.start(ctx); err != nil {
+		b.shutdown()
+		return nil, err
+	}
+	return b, nil
+}
+
+// indexCache is the memory that the indexes of all ASDs share.
+const indexCache = 32 << 20
+
+func (b *Backend) start(ctx context.Context) error {
+	if err := b.openDirs(ctx); err != nil {
+		return err
+	}
+	if err := b.preset(ctx); err != nil {
+		return err
+	}
+	mo := b.o.Maintenance
+	mo.KV, mo.Disks, mo.Namespaces, mo.Logger = b.o.KV, b.disks, b.list, b.log
+	b.maint = maint.New(mo)
+	co := b.o.Client
+	co.Disks, co.Trouble, co.Logger = b.disks, b.maint, b.log
+	b.client = client.New(co)
+	all, err := b.disks.Namespaces(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		if err := b.addNamespace(ctx, r); err != nil {
+			return err
+		}
+	}
+	for _, d := range b.disks.Disks() {
+		if err := d.Refresh(ctx); err != nil {
+			b.lost(d, err)
+		}
+	}
+	b.wg.Go(b.watch)
+	if !b.o.NoMaint {
+		b.maint.Start()
+	}
+	return nil
+}
+
+// preset sees to it that the preset exists, as the options say.
+func (b *Backend) preset(ctx context.Context) error {
+	old, err := b.disks.Preset(ctx, PresetName)
+	known := err == nil
+	switch {
+	case known && b.o.Policies == nil:
+		return nil
+	case !known && !errors.Is(err, objstore.ErrNotFound):
+		return err
+	}
+	p := objstore.Preset{Name: PresetName, Policies: b.o.Policies, FragmentSize: b.o.FragmentSize, Compression: b.o.Compression}
+	if p.Policies == nil {
+		p.Policies = objstore.DefaultPolicies(len(b.disks.Disks()))
+	}
+	if known && samePreset(old, p) {
+		return nil
+	}
+	return b.disks.PutPreset(ctx, p)
+}
+
+func samePreset(a, b objstore.Preset) bool {
+	if b.FragmentSize == 0 {
+		b.FragmentSize = manager.DefaultFragmentSize
+	}
+	return slices.Equal(a.Policies, b.Policies) && a.FragmentSize == b.FragmentSize && a.Compression == b.Compression
+}
+
+// openDirs opens all folders that are known or given.
+func (b *Backend) openDirs(ctx context.Context) error {
+	type job struct {
+		dir   string
+		given bool
+	}
+	var jobs []job
+	seen := make(map[string]bool)
+	for _, d := range b.o.Dirs {
+		abs, err := filepath.Abs(d)
+		if err != nil {
+			return err
+		}
+		if !seen[abs] {
+			seen[abs] = true
+			jobs = append(jobs, job{abs, true})
+		}
+	}
+	for _, d := range b.disks.Disks() {
+		if dir := d.Dir(); !seen[dir] {
+			seen[dir] = true
+			jobs = append(jobs, job{dir, false})
+		}
+	}
+	opened := make([]opened, len(jobs))
+	var wg sync.WaitGroup
+	for i, j := range jobs {
+		wg.Go(func() { opened[i] = b.openDir(ctx, j.dir, j.given) })
+	}
+	wg.Wait()
+	// One after the other, in the order given, so that new disks are numbered in that order.
+	var errs []error
+	for i, j := range jobs {
+		if err := b.take(ctx, j.dir, opened[i]); err != nil && j.given {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// opened is how the opening of a folder ended.
+type opened struct {
+	id  string
+	dev objstore.Disk
+	err error
+}
+
+func (b *Backend) openDir(ctx context.Context, dir string, given bool) opened {
+	id, dev, err := b.opener.Open(ctx, dir, "")
+	if given && errors.Is(err, asd.ErrMissing) {
+		if err = b.claim(ctx, dir); err == nil {
+			id, dev, err = b.opener.Open(ctx, dir, "")
+		}
+	}
+	return opened{id, dev, err}
+}
+
+// claim makes a new disk of a folder that was given, if it may be one.
+func (b *Backend) claim(ctx context.Context, dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && b.known(dir) {
+		return &asd.OpenError{Dir: dir, Err: asd.ErrMissing, Hint: "the folder does not exist, but a disk was there; is it mounted?"}
+	}
+	err := b.opener.Claim(ctx, dir)
+	if err == nil {
+		b.log.Info("claimed a new disk", "dir", dir)
+	}
+	return err
+}
+
+// known tells whether a disk was last seen in dir.
+func (b *Backend) known(dir string) bool {
+	return slices.ContainsFunc(b.disks.Disks(), func(d *manager.Disk) bool { return d.Dir() == dir })
+}
+
+// take takes a folder that was opened into use, or records what is wrong with it. It returns an error
+// only for what the user must correct.
+func (b *Backend) take(ctx context.Context, dir string, o opened) error {
+	if o.err == nil {
+		if _, err := b.disks.Attach(ctx, o.id, dir, b.o.Node, o.dev); err != nil {
+			return errors.Join(err, o.dev.Close())
+		}
+		return nil
+	}
+	state := stateOf(o.err)
+	found := false
+	for _, d := range b.disks.Disks() {
+		if d.Dir() == dir && !d.Readable() {
+			found = true
+			d.MarkDown(state, o.err)
+			b.log.Warn("disk is out of use", "disk", d.ID(), "dir", dir, "state", state, "error", o.err)
+		}
+	}
+	for _, refuse := range []error{asd.ErrForeign, asd.ErrInUse, asd.ErrNewer} {
+		if errors.Is(o.err, refuse) {
+			return o.err
+		}
+	}
+	if !found {
+		return o.err // nobody knows it: a mistake in the options rather than a lost disk
+	}
+	return nil
+}
+
+// stateOf tells what an error says about a disk.
+func stateOf(err error) manager.State {
+	switch {
+	case errors.Is(err, asd.ErrMissing), errors.Is(err, fs.ErrNotExist), errors.Is(err, asd.ErrForeign):
+		return manager.Missing
+	case errors.Is(err, asd.ErrFailed):
+		return manager.Failed
+	}
+	return manager.Damaged
+}
+
+// list returns all namespaces.
+func (b *Backend) list() []*client.Namespace {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make([]*client.Namespace, 0, len(b.namespaces))
+	for _, ns := range b.namespaces {
+		out = append(out, ns)
+	}
+	slices.SortFunc(out, func(x, y *client.Namespace) int { return int(x.NSM().Number()) - int(y.NSM().Number()) })
+	return out
+}
+
+func (b *Backend) addNamespace(ctx context.Context, r manager.NamespaceRecord) error {
+	p, err := b.disks.Preset(ctx, r.Preset)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.namespaces[r.Name] == nil {
+		n := nsm.Open(b.o.KV, nsm.Options{Name: r.Name, Number: r.Number, Policies: p.Policies, Disks: b.disks})
+		b.namespaces[r.Name] = b.client.Namespace(n, p)
+	}
+	return nil
+}
+
+// Namespace returns the namespace of that name, and creates it when there is none.
+func (b *Backend) Namespace(ctx context.Context, name string) (objstore.Namespace, error) {
+	b.mu.Lock()
+	ns := b.namespaces[name]
+	b.mu.Unlock()
+	if ns != nil {
+		return ns, nil
+	}
+	r, err := b.disks.Namespace(ctx, name, PresetName)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.addNamespace(ctx, r); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.namespaces[name], nil
+}
+
+// Close stops maintenance, finishes what is being written and closes the folders. The store stays open.
+// Calls of namespaces must have returned.
+func (b *Backend) Close() error {
+	b.closing.Do(b.shutdown)
+	return nil
+}
+
+func (b *Backend) shutdown() {
+	b.cancel()
+	if b.maint != nil {
+		b.maint.Close()
+	}
+	if b.client != nil {
+		b.client.Close()
+	}
+	b.wg.Wait()
+	var wg sync.WaitGroup
+	for _, d := range b.disks.Disks() {
+		wg.Go(d.Shutdown)
+	}
+	wg.Wait()
+	if b.cache != nil {
+		b.cache.Close()
+	}
+}
+
+// errNoDisk is for a disk that is unknown.
+func errNoDisk(id objstore.DiskID) error {
+	return fmt.Errorf("disk %d: %w", id, objstore.ErrNotFound)
+}

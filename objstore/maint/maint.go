@@ -1,0 +1,324 @@
+// Package maint looks after objects without being asked: it finishes degraded writes, rebuilds what was
+// on lost disks, empties disks that are to be retired, deletes obsolete fragments, collects garbage and
+// scrubs.
+//
+// It promises:
+//
+//   - The least safe objects come first.
+//   - A fragment is deleted only after the change that made it obsolete is durable.
+//   - Garbage is a fragment that no manifest refers to and, because its upload's epoch has expired, none
+//     ever will.
+//   - It reads and writes no more than its budget of bytes per second.
+//
+// Work is found by events (a disk that came or went, a degraded write, a bad fragment, a deletion) and
+// periodically, in case an event was lost with a process.
+//
+// Locks: work is held shared while fragments are written for objects that exist (heal), and exclusively
+// while garbage is told from fragments (collect).
+package maint
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/client"
+	"github.com/gabionfs/gabion/objstore/manager"
+	"github.com/gabionfs/gabion/objstore/nsm"
+)
+
+// Options for New. KV, Disks and Namespaces must be set.
+type Options struct {
+	KV         kv.Store
+	Disks      *manager.Manager
+	Namespaces func() []*client.Namespace // all of them
+	Logger     *slog.Logger
+
+	// Rate bounds the bytes per second that heal and scrub read and write; 0 means 256 MiB/s,
+	// negative no limit.
+	Rate int64
+	// RepairDelay is how long a disk may be down before what was on it is rebuilt; 0 means 10 s,
+	// negative at once.
+	RepairDelay time.Duration
+	// CollectEvery and ScrubEvery are the periods of garbage collection and scrub; 0 means 1 h and
+	// 7 days, negative never.
+	CollectEvery, ScrubEvery time.Duration
+	// UploadGrace is how long collection waits for uploads that began before it; those that take
+	// longer are refused. 0 means 10 minutes.
+	UploadGrace time.Duration
+}
+
+// Maint is the maintenance of one backend. Safe for concurrent use.
+type Maint struct {
+	o     Options
+	log   *slog.Logger
+	spend *limiter
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	wake chan struct{}
+	work sync.RWMutex // see the package comment
+
+	mu   sync.Mutex // guards what follows
+	todo todo
+	prog Progress
+}
+
+// todo is what is known to be waiting.
+type todo struct {
+	obsolete map[*nsm.Manager]bool
+	degraded map[object]bool
+	bad      map[object]map[objstore.FragmentKey]bool
+	survey   bool // look at all objects: a disk came or went
+	more     bool // something was forgotten because there was too much: survey when there is time
+}
+
+type object struct {
+	ns   *nsm.Manager
+	name string
+}
+
+// maxTodo bounds the objects that are remembered one by one.
+const maxTodo = 10000
+
+func (t *todo) reset() {
+	*t = todo{obsolete: map[*nsm.Manager]bool{}, degraded: map[object]bool{}, bad: map[object]map[objstore.FragmentKey]bool{}}
+}
+
+// New returns the maintenance of a backend; nothing happens before Start. Close it.
+func New(o Options) *Maint {
+	if o.Rate == 0 {
+		o.Rate = 256 << 20
+	}
+	setDefault(&o.RepairDelay, 10*time.Second)
+	setDefault(&o.CollectEvery, time.Hour)
+	setDefault(&o.ScrubEvery, 7*24*time.Hour)
+	setDefault(&o.UploadGrace, 10*time.Minute)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), wake: make(chan struct{}, 1)}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.todo.reset()
+	return m
+}
+
+func setDefault(d *time.Duration, v time.Duration) {
+	if *d == 0 {
+		*d = v
+	}
+}
+
+// Close stops maintenance. What it was doing stays half done, which is always safe.
+func (m *Maint) Close() {
+	m.cancel()
+	m.wg.Wait()
+}
+
+func (m *Maint) nudge() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Degraded implements client.Trouble.
+func (m *Maint) Degraded(ns *nsm.Manager, name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.todo.degraded) >= maxTodo {
+		m.todo.more = true
+		return
+	}
+	m.todo.degraded[object{ns, name}] = true
+	m.nudge()
+}
+
+// Bad implements client.Trouble.
+func (m *Maint) Bad(ns *nsm.Manager, name string, key objstore.FragmentKey, disk objstore.DiskID, err error) {
+	m.log.Warn("bad fragment", "namespace", ns.Name(), "object", name, "fragment", key.String(), "disk", disk, "error", err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.prog.BadSeen++
+	if len(m.todo.bad) >= maxTodo {
+		m.todo.more = true
+		return
+	}
+	o := object{ns, name}
+	if m.todo.bad[o] == nil {
+		m.todo.bad[o] = make(map[objstore.FragmentKey]bool)
+	}
+	m.todo.bad[o][key] = true
+	m.nudge()
+}
+
+// Obsolete implements client.Trouble.
+func (m *Maint) Obsolete(ns *nsm.Manager) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.todo.obsolete[ns] = true
+	m.nudge()
+}
+
+// DisksChanged says that a disk came or went.
+func (m *Maint) DisksChanged() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.todo.survey = true
+	m.nudge()
+}
+
+// Start begins to work in the background.
+func (m *Maint) Start() {
+	m.mu.Lock()
+	m.todo.survey = true // what happened while nobody watched
+	for _, ns := range m.o.Namespaces() {
+		m.todo.obsolete[ns.NSM()] = true
+	}
+	m.mu.Unlock()
+	m.nudge()
+	m.wg.Go(m.loop)
+}
+
+// settle is how long maintenance lets work gather before it begins.
+const settle = 200 * time.Millisecond
+
+// retryEvery is how often maintenance looks whether what could not be done can be done now.
+const retryEvery = 30 * time.Second
+
+func (m *Maint) loop() {
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
+	collect, stopCollect := ticker(m.o.CollectEvery)
+	defer stopCollect()
+	scrub, stopScrub := ticker(m.o.ScrubEvery)
+	defer stopScrub()
+	for {
+		var err error
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-m.wake:
+			if !m.pause(settle) {
+				return
+			}
+			err = m.round()
+		case <-retry.C:
+			err = m.retry()
+		case <-collect:
+			_, err = m.Collect(m.ctx)
+		case <-scrub:
+			err = m.Scrub(m.ctx)
+		}
+		if err != nil && m.ctx.Err() == nil && !errors.Is(err, kv.ErrClosed) {
+			m.log.Warn("maintenance will try again", "error", err)
+		}
+	}
+}
+
+func ticker(every time.Duration) (<-chan time.Time, func()) {
+	if every < 0 {
+		return nil, func() {}
+	}
+	t := time.NewTicker(every)
+	return t.C, t.Stop
+}
+
+// pause waits, and reports false when maintenance is to stop.
+func (m *Maint) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-m.ctx.Done():
+		return false
+	}
+}
+
+// round does what is waiting.
+func (m *Maint) round() error {
+	m.mu.Lock()
+	t := m.todo
+	m.todo.reset()
+	m.mu.Unlock()
+	var errs []error
+	for o, keys := range t.bad {
+		errs = append(errs, m.heal(m.ctx, o, keys))
+	}
+	for o := range t.degraded {
+		if t.bad[o] == nil && !m.waiting() {
+			errs = append(errs, m.heal(m.ctx, o, nil))
+		}
+	}
+	if t.survey || t.more {
+		errs = append(errs, m.unpark(m.ctx))
+		if wait := m.settling(); wait > 0 {
+			// A disk has gone just now. It may be back in a moment: look again then.
+			m.later(wait)
+		} else {
+			errs = append(errs, m.Repair(m.ctx))
+		}
+	}
+	for ns := range t.obsolete {
+		errs = append(errs, m.DeleteObsolete(m.ctx, ns))
+	}
+	return errors.Join(errs...)
+}
+
+// waiting tells whether a disk is down that may still come back: degraded objects wait with it.
+func (m *Maint) waiting() bool { return m.settling() > 0 }
+
+// later surveys after d.
+func (m *Maint) later(d time.Duration) {
+	m.wg.Go(func() {
+		if m.pause(d) {
+			m.DisksChanged()
+		}
+	})
+}
+
+// settling returns how long to wait before the disks that are down now are given up.
+func (m *Maint) settling() time.Duration {
+	if m.o.RepairDelay < 0 {
+		return 0
+	}
+	var wait time.Duration
+	for _, d := range m.o.Disks.Disks() {
+		if s := d.Status(); s.State != manager.Up && s.Admin == manager.Active {
+			wait = max(wait, m.o.RepairDelay-time.Since(s.Since))
+		}
+	}
+	return wait
+}
+
+// retry looks after what is left over: queues that could not be emptied, objects that are degraded.
+func (m *Maint) retry() error {
+	for _, ns := range m.o.Namespaces() {
+		m.Obsolete(ns.NSM())
+		names, _, err := ns.NSM().Degraded(m.ctx, 0, maxTodo/2)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			m.Degraded(ns.NSM(), name)
+		}
+	}
+	return nil
+}
+
+// namespace returns the client's namespace of a manager, nil when it is gone.
+func (m *Maint) namespace(n *nsm.Manager) *client.Namespace {
+	for _, ns := range m.o.Namespaces() {
+		if ns.NSM() == n {
+			return ns
+		}
+	}
+	return nil
+}
