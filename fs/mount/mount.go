@@ -171,13 +171,14 @@ func mountPoint(dir string, nonEmpty bool) (string, error) {
 	if err != nil {
 		return fail(err, "")
 	}
+	if len(mounts) > 0 && mounts[len(mounts)-1].fsType == fsType && stale(abs) {
+		return fail(ErrStale, "detach it: umount -l "+dir)
+	}
 	if len(mounts) > 0 {
 		return fail(ErrMounted, fmt.Sprintf("a filesystem of type %s is mounted there; unmount it or choose another directory", mounts[len(mounts)-1].fsType))
 	}
 	st, err := os.Stat(abs)
 	switch {
-	case isErrno(err, syscall.ENOTCONN):
-		return fail(ErrStale, "detach it: umount -l "+dir)
 	case err != nil:
 		return fail(err, "")
 	case !st.IsDir():

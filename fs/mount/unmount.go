@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,14 +80,29 @@ func CleanStale(dir string) (bool, error) {
 		if len(mounts) == 0 || mounts[len(mounts)-1].fsType != fsType {
 			return cleaned, nil
 		}
-		var st unix.Stat_t
-		if err := unix.Lstat(abs, &st); !isErrno(err, syscall.ENOTCONN) && !isErrno(err, syscall.ECONNABORTED) {
+		if !stale(abs) {
 			return cleaned, nil
 		}
 		if err := unmount(abs, true); err != nil {
 			return cleaned, &Error{Op: "detach", Dir: dir, Err: err, Advice: "detach it as root: umount -l " + dir}
 		}
 		cleaned = true
+	}
+}
+
+// stale reports whether nobody serves the mount at dir any more. It asks for what the kernel never has
+// cached. A server that does not answer is not gone.
+func stale(dir string) bool {
+	answer := make(chan error, 1)
+	go func() {
+		var st unix.Statfs_t
+		answer <- unix.Statfs(dir, &st)
+	}()
+	select {
+	case err := <-answer:
+		return isErrno(err, syscall.ENOTCONN) || isErrno(err, syscall.ECONNABORTED)
+	case <-time.After(5 * time.Second):
+		return false
 	}
 }
 

@@ -8,8 +8,13 @@ import "github.com/gabionfs/gabion/fs"
 
 // EntryChanged drops an entry, known or known to be missing, and the listing and attributes of dir.
 func (r *raw) EntryChanged(dir fs.Ino, name string) {
-	if k := r.kernel.Load(); k != nil && (dir == fs.Root || r.nodes.known(dir)) {
-		k.EntryNotify(uint64(dir), name) // ENOENT: it was not cached
+	k := r.kernel.Load()
+	if k == nil || dir != fs.Root && !r.nodes.known(dir) {
+		return
+	}
+	if !k.EntryNotify(uint64(dir), name).Ok() {
+		// The entry was not cached, and then the kernel leaves the rest alone.
+		k.InodeNotify(uint64(dir), 0, 0)
 	}
 }
 
