@@ -15,7 +15,7 @@ const (
 	// gathered, so that their blobs share packs and their commits a transaction.
 	bigGeneration = 1 << 20
 	// batchBytes and batchFiles bound what is gathered.
-	batchBytes = packTarget
+	batchBytes = maxPack
 	batchFiles = 1024
 	// commitFiles bounds the generations in one transaction: others wait while it is evaluated.
 	commitFiles = 48

@@ -10,10 +10,8 @@ import (
 const (
 	// soloBlob is the size from which a blob is an object of its own.
 	soloBlob = 2 << 20
-	// packTarget is how much content a shared pack gathers, so that its fragments are long.
-	packTarget = 4 << 20
-	// maxPack bounds the content of any pack: the last blob may begin just below the target.
-	maxPack = packTarget + soloBlob
+	// maxPack bounds the object of any pack, index and all, so that it fits a block's buffer.
+	maxPack = BlockSize
 
 	packEntry = 32 + 4 + 4
 	packTail  = 4 + 4 + 4
@@ -23,28 +21,40 @@ var packMagic = [4]byte{'G', 'B', 'P', 'K'}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// packEntryRow is one line of a shared pack's index.
+// packIndexEntry is one line of a shared pack's index.
 type packIndexEntry struct {
 	hash   Hash
 	off, n uint32
 }
 
-// packBuilder gathers small blobs into the object of one shared pack.
+// packBuilder gathers small blobs into the object of one shared pack, in a buffer of maxPack bytes.
 type packBuilder struct {
+	pool  *bufPool
 	buf   []byte
 	index []packIndexEntry
 }
 
-// add appends a blob and returns its offset.
-func (p *packBuilder) add(h Hash, content []byte) uint32 {
-	off := uint32(len(p.buf))
+// add appends a blob, for which there must be room.
+func (p *packBuilder) add(h Hash, content []byte) {
+	if p.buf == nil {
+		p.buf = p.pool.get()[:0]
+	}
+	p.index = append(p.index, packIndexEntry{h, uint32(len(p.buf)), uint32(len(content))})
 	p.buf = append(p.buf, content...)
-	p.index = append(p.index, packIndexEntry{h, off, uint32(len(content))})
-	return off
 }
 
-// full reports whether n more bytes should go to another pack.
-func (p *packBuilder) full(n int) bool { return len(p.buf) > 0 && len(p.buf)+n > packTarget }
+// room reports whether a blob of n bytes, which is less than soloBlob, still fits.
+func (p *packBuilder) room(n int) bool {
+	return len(p.buf)+n+(len(p.index)+1)*packEntry+packTail <= maxPack
+}
+
+// release gives the buffer back.
+func (p *packBuilder) release() {
+	if p.buf != nil {
+		p.pool.put(p.buf)
+	}
+	p.buf, p.index = nil, nil
+}
 
 // content returns how many bytes of blobs are in the pack.
 func (p *packBuilder) content() int { return len(p.buf) }

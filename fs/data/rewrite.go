@@ -87,9 +87,9 @@ func (s *Store) rewrite(ctx context.Context, packs []uint64) error {
 		live = append(live, l...)
 	}
 	for len(live) > 0 {
-		n, size := 0, 0
-		for n < len(live) && (n == 0 || size+int(live[n].n) <= packTarget) {
-			size += int(live[n].n)
+		n, size := 0, packTail
+		for n < len(live) && size+int(live[n].n)+packEntry <= maxPack {
+			size += int(live[n].n) + packEntry
 			n++
 		}
 		if err := s.moveBlobs(ctx, live[:n]); err != nil {

@@ -35,7 +35,7 @@ type upload struct {
 func (s *Store) newUpload() *upload {
 	return &upload{
 		s: s, placed: make(map[Hash]place), known: make(map[Hash][]byte), waiting: make(map[Hash]struct{}),
-		pieces: make(map[*generation][]laidPiece), builder: new(packBuilder),
+		pieces: make(map[*generation][]laidPiece), builder: &packBuilder{pool: &s.pool},
 	}
 }
 
@@ -180,9 +180,9 @@ func (u *upload) blob(ctx context.Context, g *generation, block, off uint32, con
 // gather adds a small blob to the pack that is being filled, and puts that when it is full. Called
 // with u.mu.
 func (u *upload) gather(ctx context.Context, h Hash, content []byte) error {
-	if u.builder.full(len(content)) {
+	if !u.builder.room(len(content)) {
 		full := u.builder
-		u.builder = new(packBuilder)
+		u.builder = &packBuilder{pool: &u.s.pool}
 		u.mu.Unlock()
 		err := u.putPack(ctx, full)
 		u.mu.Lock()
@@ -207,6 +207,7 @@ func (u *upload) putSolo(ctx context.Context, h Hash, content []byte) error {
 }
 
 func (u *upload) putPack(ctx context.Context, b *packBuilder) error {
+	defer b.release()
 	if len(b.index) == 0 {
 		return nil
 	}
