@@ -378,3 +378,13 @@ func (b *Backend) shutdown() {
 func errNoDisk(id objstore.DiskID) error {
 	return fmt.Errorf("disk %d: %w", id, objstore.ErrNotFound)
 }
+
+// Existing returns the namespace of that name, or objstore.ErrNotFound.
+func (b *Backend) Existing(name string) (objstore.Namespace, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ns := b.namespaces[name]; ns != nil {
+		return ns, nil
+	}
+	return nil, fmt.Errorf("namespace %q: %w", name, objstore.ErrNotFound)
+}
