@@ -126,9 +126,9 @@ func (c *Client) AddASD(ctx context.Context, dir string) (d Disk, err error) {
 	return d, c.call(ctx, http.MethodPost, "/v1/asds", nil, AddRequest{dir}, &d)
 }
 
-// DisableASD takes a disk out of use.
-func (c *Client) DisableASD(ctx context.Context, id string, force bool) (d Disk, err error) {
-	return d, c.call(ctx, http.MethodPost, "/v1/asds/disable", nil, DisableRequest{id, force}, &d)
+// DisableASD gives a disk nothing new.
+func (c *Client) DisableASD(ctx context.Context, id string) (d Disk, err error) {
+	return d, c.call(ctx, http.MethodPost, "/v1/asds/disable", nil, DisableRequest{id}, &d)
 }
 
 // Fsck runs a check and calls event with what it tells, but for the error it may end with.

@@ -34,14 +34,14 @@ type Backend interface {
 	ASDs(ctx context.Context) ([]Disk, error)
 	// AddASD claims the folder dir, made when it is missing, as a new and empty disk.
 	AddASD(ctx context.Context, dir string) (Disk, error)
-	// DisableASD takes the disk out of use. Refused when objects would be lost by it, unless force.
-	DisableASD(ctx context.Context, id string, force bool) (Disk, error)
+	// DisableASD gives the disk nothing new, so that maintenance moves away what it holds.
+	DisableASD(ctx context.Context, id string) (Disk, error)
 	// Fsck checks everything, calling event for each problem and now and then for progress.
 	Fsck(ctx context.Context, r FsckRequest, event func(FsckEvent)) error
 	KV() kv.Store
-	// Namespace returns the objects of namespace name, or objstore.ErrNotFound; with create it is made
-	// when there is none.
-	Namespace(ctx context.Context, name string, create bool) (objstore.Namespace, error)
+	// Namespace returns the objects of namespace name, or objstore.ErrNotFound. To write it is made when
+	// there is none, and refused when it is not the user's.
+	Namespace(ctx context.Context, name string, write bool) (objstore.Namespace, error)
 }
 
 // AddRequest asks for a new disk in Dir, an absolute path.
@@ -49,10 +49,9 @@ type AddRequest struct {
 	Dir string `json:"dir"`
 }
 
-// DisableRequest takes disk ID out of use.
+// DisableRequest asks that disk ID gets nothing new.
 type DisableRequest struct {
-	ID    string `json:"id"`
-	Force bool   `json:"force"`
+	ID string `json:"id"`
 }
 
 // FsckRequest says how thoroughly to check.
@@ -78,6 +77,7 @@ type FsckProgress struct {
 
 // FsckProblem is one thing that is wrong.
 type FsckProblem struct {
+	Layer    string `json:"layer"`
 	Kind     string `json:"kind"`
 	Text     string `json:"text"`
 	Repaired bool   `json:"repaired"`

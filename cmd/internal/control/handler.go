@@ -37,7 +37,7 @@ func Handler(b Backend) http.Handler {
 		if err := decode(r, &q); err != nil {
 			return nil, err
 		}
-		return b.DisableASD(r.Context(), q.ID, q.Force)
+		return b.DisableASD(r.Context(), q.ID)
 	}))
 	mux.HandleFunc("POST /v1/fsck", h.fsck)
 	mux.HandleFunc("POST /v1/kv/get", answer(h.kvGet))
@@ -149,13 +149,13 @@ func (h *handler) kvSequence(r *http.Request) (any, error) {
 }
 
 // object returns the namespace and the name that the query gives.
-func (h *handler) object(r *http.Request, create bool) (objstore.Namespace, string, error) {
+func (h *handler) object(r *http.Request, write bool) (objstore.Namespace, string, error) {
 	q := r.URL.Query()
 	name := q.Get("name")
 	if n := len(name); n < 1 || n > objstore.MaxName {
 		return nil, "", fmt.Errorf("%w: an object's name has 1 to %d bytes", ErrBadRequest, objstore.MaxName)
 	}
-	ns, err := h.b.Namespace(r.Context(), q.Get("ns"), create)
+	ns, err := h.b.Namespace(r.Context(), q.Get("ns"), write)
 	return ns, name, err
 }
 
@@ -206,7 +206,7 @@ func (h *handler) objectPut(r *http.Request) (any, error) {
 }
 
 func (h *handler) objectDelete(r *http.Request) (any, error) {
-	ns, name, err := h.object(r, false)
+	ns, name, err := h.object(r, true)
 	if err != nil {
 		return nil, err
 	}

@@ -43,45 +43,62 @@ type Capacity struct {
 
 // Disk is one ASD.
 type Disk struct {
-	ID    string `json:"id"`
+	ID    string `json:"id"`  // its number
+	ASD   string `json:"asd"` // the id that is written on it
 	Dir   string `json:"dir"`
-	State string `json:"state"`           // "ok", "missing", "failed", "disabled", "full", ...
+	State string `json:"state"`           // "ok", "slow", "full", "disabled", "draining", "missing", "damaged" or "failed"
 	Error string `json:"error,omitempty"` // what is wrong with it
 	Total int64  `json:"total"`
 	Used  int64  `json:"used"`
 	Free  int64  `json:"free"`
 }
 
-// Safety counts the objects that have lost Missing of their fragments, of those that survive Spare
-// more losses.
+// Safety counts the objects that can lose Spare more fragments, of Full when all are there. They
+// cannot be read when Spare is below 0.
 type Safety struct {
-	Policy  string `json:"policy"`
-	Missing int    `json:"missing"` // fragments
-	Spare   int    `json:"spare"`   // further losses that the objects survive; negative: lost
-	Objects int64  `json:"objects"`
+	Spare   int   `json:"spare"`
+	Full    int   `json:"full"`
+	Objects int64 `json:"objects"`
+	Bytes   int64 `json:"bytes"`
 }
 
-// Objects counts them by safety, least safe first. Objects with every fragment are in Total only.
+// Objects says what there is, and what is less safe than it should be, least safe first.
 type Objects struct {
 	Total    int64    `json:"total"`
+	Bytes    int64    `json:"bytes"`  // as given, after deduplication
+	Stored   int64    `json:"stored"` // of all fragments
 	Degraded []Safety `json:"degraded"`
 }
 
-// Maintenance is the work in the background.
+// Maintenance is the work in the background: what it does now, and what it did since the start.
 type Maintenance struct {
-	Running  string `json:"running"`  // what it does now, "" when idle
-	Queued   int64  `json:"queued"`   // objects waiting
-	Repaired int64  `json:"repaired"` // objects since the start
-	Errors   int64  `json:"errors"`   // failed attempts since the start
+	Task      string `json:"task"`  // "" when idle
+	Done      int64  `json:"done"`  // objects of the task
+	Total     int64  `json:"total"` // as far as it is known
+	Left      int64  `json:"left"`  // objects that wait to be looked at
+	Healed    int64  `json:"healed"`
+	Rebuilt   int64  `json:"rebuilt"`   // fragments
+	Bytes     int64  `json:"bytes"`     // written for it
+	Deleted   int64  `json:"deleted"`   // obsolete fragments
+	Collected int64  `json:"collected"` // fragments that were garbage
+	Scrubbed  int64  `json:"scrubbed"`  // fragments
+	Bad       int64  `json:"bad"`       // fragments that failed their checksum
+	NoPlace   int64  `json:"no_place"`  // fragments that no disk could take
+	Errors    int64  `json:"errors"`
+	LastError string `json:"last_error,omitempty"`
 }
 
 // KV is the key-value store.
 type KV struct {
-	State   string `json:"state"`   // of this member: "leader", ...
-	Term    uint64 `json:"term"`    // of Raft
-	Applied uint64 `json:"applied"` // index that is in memory
-	Durable uint64 `json:"durable"` // index that is in the base
-	Pending int64  `json:"pending"` // batches that are sequenced and not committed
+	Leads        bool   `json:"leads"`
+	Term         uint64 `json:"term"` // of Raft
+	Applied      uint64 `json:"applied_index"`
+	State        uint64 `json:"state_index"`   // the log up to here is in the state file
+	PendingBytes int64  `json:"pending_bytes"` // sequenced, not committed
+	RecentBytes  int64  `json:"recent_bytes"`  // committed, not in the state file
+	StateBytes   int64  `json:"state_bytes"`   // size of the state file
+	LogBytes     int64  `json:"log_bytes"`     // disk space of the log
+	Error        string `json:"error,omitempty"`
 }
 
 // Memory of the process.
@@ -89,4 +106,5 @@ type Memory struct {
 	RSS   int64 `json:"rss"`
 	Heap  int64 `json:"heap"`
 	Limit int64 `json:"limit"` // the soft limit of the heap
+	Dirty int64 `json:"dirty"` // content that is not on the disks yet
 }

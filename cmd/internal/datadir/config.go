@@ -2,6 +2,8 @@ package datadir
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,6 +44,16 @@ type Config struct {
 	ASDs     []string          `json:"asds"` // folders of the disks, relative to the directory when inside it
 	Policies []objstore.Policy `json:"policies"`
 }
+
+// NewConfig returns the configuration of a new cluster, without disks and policies.
+func NewConfig() Config {
+	var id [16]byte
+	rand.Read(id[:]) // never fails
+	return Config{Cluster: hex.EncodeToString(id[:]), Created: time.Now().UTC().Truncate(time.Second)}
+}
+
+// ASDName names the folder of the i-th disk, from 0, that is made inside a data directory.
+func ASDName(i int) string { return fmt.Sprintf("asd-%02d", i+1) }
 
 var clusterID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gabionfs/gabion/cmd/internal/control"
+)
+
+func newASD(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "asd",
+		Short: "List, add and disable disks",
+		Long: `The disks (ASDs) of the filesystem: folders that hold fragments, best each on a
+disk of its own.`,
+		Example: "  gabion asd list\n  gabion asd add /disk7/asd\n  gabion asd disable 3",
+	}
+	cmd.AddCommand(newASDList(e), newASDAdd(e), newASDDisable(e))
+	return cmd
+}
+
+func newASDList(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "List the disks and their state",
+		Example: "  gabion asd list\n  gabion asd list --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return e.withClient(cmd.Context(), func(c *control.Client) error {
+				disks, err := c.ASDs(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return e.printJSON(disks)
+				}
+				return e.printDisks(disks)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newASDAdd(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "add FOLDER",
+		Short: "Claim an empty folder as a new disk",
+		Long: `Claim an empty folder, made when it is missing, as a new and empty disk. New
+content goes there at once; maintenance uses it to complete what lacks
+redundancy.`,
+		Example: "  gabion asd add /disk7/asd",
+		Args:    exactArgs("one folder", 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			return e.withClient(cmd.Context(), func(c *control.Client) error {
+				d, err := c.AddASD(cmd.Context(), dir)
+				if err != nil {
+					return err
+				}
+				return e.printDisk(d, "added", asJSON)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newASDDisable(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "disable ID",
+		Short: "Give a disk nothing new, and move away what it holds",
+		Long: `Give a disk nothing new. Maintenance moves what it holds to the others, as far
+as they have room; until then it is still read from. The folder stays.`,
+		Example: "  gabion asd disable 3",
+		Args:    exactArgs("one disk, as `gabion asd list` shows it", 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.withClient(cmd.Context(), func(c *control.Client) error {
+				d, err := c.DisableASD(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return e.printDisk(d, "disabled", asJSON)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// exactArgs refuses any other number of arguments than n, which are described by what.
+func exactArgs(what string, n int) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("want %s, got %d arguments", what, len(args))
+		}
+		return nil
+	}
+}
+
+func (e *env) printDisk(d control.Disk, verb string, asJSON bool) error {
+	if asJSON {
+		return e.printJSON(d)
+	}
+	_, err := fmt.Fprintf(e.out, "%s disk %s in %s\n", verb, d.ID, d.Dir)
+	return err
+}
+
+// printDisks prints the table of disks.
+func (e *env) printDisks(disks []control.Disk) error {
+	w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DISK\tSTATE\tUSED\tTOTAL\tFOLDER")
+	for _, d := range disks {
+		used, total := size(d.Used), size(d.Total)
+		if d.Total == 0 {
+			used, total = "-", "-"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, used, total, d.Dir)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, d := range disks {
+		if d.Error != "" {
+			fmt.Fprintf(e.out, "disk %s: %s\n", d.ID, d.Error)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// printJSON writes v indented, for scripts and for people who read what scripts read.
+func (e *env) printJSON(v any) error {
+	enc := json.NewEncoder(e.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// terminal reports whether messages go to a person who is watching.
+func (e *env) terminal() bool {
+	f, ok := e.err.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// progress shows a line that replaces itself, on a terminal only.
+func (e *env) progress(format string, args ...any) {
+	if e.terminal() {
+		fmt.Fprintf(e.err, "\r\x1b[K"+format, args...)
+	}
+}
+
+// endProgress clears the line.
+func (e *env) endProgress() {
+	if e.terminal() {
+		fmt.Fprint(e.err, "\r\x1b[K")
+	}
+}
+
+// size formats bytes for people, in binary units.
+func size(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1024, 0
+	for f >= 1024 && i < len(units)-1 {
+		f /= 1024
+		i++
+	}
+	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}
+
+// writeJSONLine writes v as JSON on one line.
+func writeJSONLine(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gabionfs/gabion/cmd/internal/daemon"
+	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/objstore"
+)
+
+type upFlags struct {
+	mount        string
+	dav          string
+	davUser      string
+	davPassword  string
+	asds         int
+	asdDirs      []string
+	policies     []string
+	memory       string
+	pprof        string
+	level        string
+	allowOther   bool
+	noAllowOther bool
+}
+
+func newUp(e *env) *cobra.Command {
+	var f upFlags
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run the filesystem: mount it and serve WebDAV, until interrupted",
+		Long: `Run the filesystem in the foreground: open the data directory, or create it when
+it is missing or empty, mount it, serve it over WebDAV, and print one line when
+everything is ready:
+
+  ready: mount=/path dav=http://127.0.0.1:8080/ data=/path
+
+A part that is off is shown as "-". SIGINT or SIGTERM writes everything out,
+unmounts and exits 0; a second one exits at once, losing only what was not
+fsynced. Messages go to standard error.
+
+Without --mount it serves WebDAV only. Without /dev/fuse it says so and does the
+same.
+
+The number of disks and the policies are chosen when the data directory is
+created, and kept. Later, --asd adds a disk, or claims an empty folder as a new
+disk in the place of one that was lost; a disk that is missing or damaged is
+reported and never prevents the start.
+
+A policy is k,m,c,x: k data and m parity fragments, a write is acknowledged once
+c are durable, at most x on one node. Repeat --policy for fallbacks, best first.`,
+		Example: `  gabion up --mount /mnt/gabion
+  gabion up --data /srv/gabion --asds 4 --policy 2,2,3,4 --dav off --mount /mnt/gabion
+  gabion up --data /srv/gabion --asd /disk1/asd --asd /disk2/asd --asd /disk3/asd
+  gabion up --dav 0.0.0.0:8080 --dav-user anna --dav-password-file /etc/gabion/password`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := f.options(e, cmd.Flags().Changed)
+			if err != nil {
+				return err
+			}
+			return daemon.Run(cmd.Context(), o)
+		},
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	fl.StringVar(&f.mount, "mount", "", "`directory` to mount the filesystem on")
+	fl.StringVar(&f.dav, "dav", "127.0.0.1:8080", "`address` to serve WebDAV on, or off")
+	fl.StringVar(&f.davUser, "dav-user", "", "user `name` that WebDAV clients must give")
+	fl.StringVar(&f.davPassword, "dav-password-file", "", "`file` whose first line is that user's password, or a bcrypt hash of it")
+	fl.IntVar(&f.asds, "asds", 0, "`number` of disks to make inside a new data directory, 1 to 64 (default 6)")
+	fl.StringArrayVar(&f.asdDirs, "asd", nil, "`folder` to use as a disk; repeat it")
+	fl.StringArrayVar(&f.policies, "policy", nil, "`k,m,c,x`; repeat it, best first (default: by the number of disks)")
+	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users use the mount (as root the default)")
+	fl.BoolVar(&f.noAllowOther, "no-allow-other", false, "keep other users out of the mount")
+	fl.StringVar(&f.memory, "memory", "400MiB", "soft `limit` of the process's heap")
+	fl.StringVar(&f.pprof, "pprof", "", "loopback `address` to serve net/http/pprof on")
+	fl.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	cmd.MarkFlagsMutuallyExclusive("allow-other", "no-allow-other")
+	return cmd
+}
+
+// options turns the flags into the daemon's options, or says what is wrong with them.
+func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, error) {
+	o := daemon.Options{
+		Data: e.data, Mount: f.mount, DAVUser: f.davUser, Version: buildVersion(), Out: e.out, Err: e.err,
+		AllowOther: f.allowOther || os.Getuid() == 0 && !f.noAllowOther,
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.level)); err != nil {
+		return o, usagef("--log-level %q: it is one of debug, info, warn, error", f.level)
+	}
+	o.Logger = slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: level}))
+
+	if changed("asds") {
+		if f.asds < 1 || f.asds > datadir.MaxASDs {
+			return o, usagef("--asds %d: it must lie between 1 and %d", f.asds, datadir.MaxASDs)
+		}
+		if len(f.asdDirs) > 0 {
+			return o, usagef("--asds and --asd exclude each other: give a number, or the folders")
+		}
+		o.ASDs = f.asds
+	}
+	if len(f.asdDirs) > datadir.MaxASDs {
+		return o, usagef("%d folders with --asd: at most %d are allowed", len(f.asdDirs), datadir.MaxASDs)
+	}
+	seen := make(map[string]bool)
+	for _, dir := range f.asdDirs {
+		abs, err := filepath.Abs(dir)
+		if dir == "" || err != nil {
+			return o, usagef("--asd %q: not a folder's name", dir)
+		}
+		if seen[abs] {
+			return o, usagef("--asd %s is given twice", dir)
+		}
+		seen[abs] = true
+		o.ASDDirs = append(o.ASDDirs, abs)
+	}
+	for _, s := range f.policies {
+		p, err := objstore.ParsePolicy(s)
+		if err != nil {
+			return o, usagef("--policy: %w", err)
+		}
+		o.Policies = append(o.Policies, p)
+	}
+	if changed("mount") && f.mount == "" {
+		return o, usagef("--mount is empty")
+	}
+	if err := f.davOptions(&o); err != nil {
+		return o, err
+	}
+	if f.pprof != "" {
+		if !loopback(f.pprof) {
+			return o, usagef("--pprof %s: only loopback addresses are allowed, such as 127.0.0.1:6060", f.pprof)
+		}
+		o.PProf = f.pprof
+	}
+	limit, err := parseSize(f.memory)
+	if err != nil || limit < 64<<20 {
+		return o, usagef("--memory %q: want a size of at least 64MiB, such as 400MiB or 1GiB", f.memory)
+	}
+	o.Memory = limit
+	if o.Mount == "" && o.DAV == "" {
+		return o, usagef("nothing to serve: give --mount DIR, or leave --dav on")
+	}
+	return o, nil
+}
+
+func (f *upFlags) davOptions(o *daemon.Options) error {
+	if f.dav == "off" {
+		if f.davUser != "" || f.davPassword != "" {
+			return usagef("--dav-user and --dav-password-file make no sense with --dav off")
+		}
+		return nil
+	}
+	host, port, err := net.SplitHostPort(f.dav)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return usagef("--dav %q: want an address such as 127.0.0.1:8080 or :8080, or off", f.dav)
+	}
+	if (f.davUser == "") != (f.davPassword == "") {
+		return usagef("--dav-user and --dav-password-file belong together")
+	}
+	if f.davPassword == "" && !loopback(f.dav) {
+		return usagef("--dav %s would serve everyone who can reach it: give --dav-user and --dav-password-file, or a loopback address", f.dav)
+	}
+	if f.davPassword != "" {
+		raw, err := os.ReadFile(f.davPassword)
+		if err != nil {
+			return fmt.Errorf("--dav-password-file: %w", err)
+		}
+		line, _, _ := strings.Cut(string(raw), "\n")
+		if o.DAVPassword = strings.TrimRight(line, "\r"); o.DAVPassword == "" {
+			return fmt.Errorf("--dav-password-file %s: its first line is empty", f.davPassword)
+		}
+	}
+	o.DAV = net.JoinHostPort(host, port)
+	return nil
+}
+
+// loopback reports whether an address can only be reached from this machine.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// parseSize reads bytes with an optional unit: 400MiB, 1GiB, 65536; k, M, G mean the binary units too.
+func parseSize(s string) (int64, error) {
+	num := strings.TrimRight(s, "KMGTiBkb")
+	n, err := strconv.ParseInt(num, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a size", s)
+	}
+	shift, ok := map[string]uint{"": 0, "b": 0, "k": 10, "kb": 10, "kib": 10, "m": 20, "mb": 20, "mib": 20, "g": 30, "gb": 30, "gib": 30, "t": 40, "tib": 40, "tb": 40}[strings.ToLower(s[len(num):])]
+	if !ok || n < 0 || n > (1<<62)>>shift {
+		return 0, fmt.Errorf("%q is not a size", s)
+	}
+	return n << shift, nil
+}

@@ -1,0 +1,249 @@
+package main_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const anyPort = "--dav=127.0.0.1:0"
+
+func TestUpAndDown(t *testing.T) {
+	mnt := mountPoint(t)
+	data := filepath.Join(t.TempDir(), "deep", "data")
+	p := up(t, "--data", data, "--mount", mnt, anyPort)
+	if p.mount != mnt || p.data != data || !strings.HasPrefix(p.dav, "http://127.0.0.1:") {
+		t.Errorf("ready with mount %s, dav %s, data %s", p.mount, p.dav, p.data)
+	}
+	sh(t, `mkdir "$1/d"; echo hello > "$1/d/f"`, mnt)
+	if got := sh(t, `curl -sf "$1d/f"`, p.dav); got != "hello\n" {
+		t.Errorf("over WebDAV: %q", got)
+	}
+	gabion(t, "status", "--data", data).want(t, 0, "ok", mnt, p.dav)
+	p.stop()
+	if out := sh(t, `ls -A "$1"`, mnt); out != "" {
+		t.Errorf("still mounted: %s", out)
+	}
+	if _, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(p.dav, "http://"), "/")); err == nil {
+		t.Error("still listening")
+	}
+	for _, leftover := range []string{"control.sock", "format.new"} {
+		if _, err := os.Lstat(filepath.Join(data, leftover)); err == nil {
+			t.Errorf("left %s", leftover)
+		}
+	}
+	gabion(t, "status", "--data", data).want(t, 0, "ok", "process", "none")
+
+	p = up(t, "--data", data, "--mount", mnt, "--dav", "off")
+	if p.dav != "-" {
+		t.Errorf("dav=%s though it is off", p.dav)
+	}
+	if got := sh(t, `cat "$1/d/f"`, mnt); got != "hello\n" {
+		t.Errorf("after a restart: %q", got)
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	<-p.ended
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+}
+
+func TestUpWithoutMount(t *testing.T) {
+	p := up(t, "--data", filepath.Join(t.TempDir(), "data"), anyPort, "--asds", "1")
+	if p.mount != "-" {
+		t.Errorf("mount=%s", p.mount)
+	}
+	resp, err := http.Get(p.dav)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s: %v %v", p.dav, resp, err)
+	}
+	resp.Body.Close()
+	p.stop()
+	if !strings.Contains(p.stderr.String(), "give --mount DIR") {
+		t.Errorf("does not say how to mount:\n%s", p.stderr.String())
+	}
+}
+
+func TestWithoutFuse(t *testing.T) {
+	needRoot(t)
+	mnt, data := t.TempDir(), filepath.Join(t.TempDir(), "data")
+	hide := `mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec "$@"`
+	p := upWith(t, exec.Command("unshare", "-m", "sh", "-euc", hide, "sh", binary, "up", "--data", data, "--mount", mnt, anyPort))
+	if p.mount != "-" || p.dav == "-" {
+		t.Errorf("ready with mount=%s dav=%s", p.mount, p.dav)
+	}
+	p.stop()
+	if !strings.Contains(p.stderr.String(), "cannot mount: /dev/fuse") {
+		t.Errorf("does not say why:\n%s", p.stderr.String())
+	}
+	out, err := exec.Command("unshare", "-m", "sh", "-euc", hide, "sh", binary, "up", "--data", data+"2", "--mount", mnt, "--dav", "off").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "nothing to serve") {
+		t.Errorf("without FUSE and WebDAV: %v\n%s", err, out)
+	}
+	if _, err := os.Stat(data + "2"); err == nil {
+		t.Error("a data directory was made all the same")
+	}
+}
+
+func TestSecondProcess(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	p := up(t, "--data", data, anyPort, "--asds", "2")
+	gabion(t, "up", "--data", data, anyPort).want(t, 1, "in use by another gabion process")
+	gabion(t, "asd", "list", "--data", data).want(t, 0, "asd-02")
+	p.stop()
+}
+
+// refused runs up and wants it to fail with one line, and to leave the disk as it was.
+func refused(t *testing.T, dir, want string, args ...string) {
+	t.Helper()
+	before := tree(t, dir)
+	r := gabion(t, append([]string{"up"}, args...)...)
+	r.want(t, 1, want)
+	if strings.Count(r.err, "\n") != 1 || !strings.HasPrefix(r.err, "gabion: ") || r.out != "" {
+		t.Errorf("not one clear line:\n%s%s", r.out, r.err)
+	}
+	if after := tree(t, dir); after != before {
+		t.Errorf("changed the disk, before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestRefusedDataDirectories(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		make       func(dir string) error
+	}{
+		{"newer", "written by a newer gabion", func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "format"), []byte("gabion-data 999\n{}\n"), 0o600)
+		}},
+		{"foreign", "not a gabion data directory", func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600)
+		}},
+		{"damaged", "damaged", func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "format"), []byte("gabion-data 1\n{}\n"), 0o600)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := c.make(dir); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, dir, c.want, "--data", dir, anyPort)
+		})
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, filepath.Dir(file), "it is a file", "--data", file, anyPort)
+}
+
+func TestRefusedBeforeAnythingIsMade(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	refused(t, dir, "address already in use", "--data", data, "--dav", l.Addr().String())
+	refused(t, dir, "does not exist: make it", "--data", data, anyPort, "--mount", filepath.Join(dir, "nowhere"))
+	refused(t, dir, "is not a directory", "--data", data, anyPort, "--mount", "/etc/passwd")
+	refused(t, dir, "can be met", "--data", data, anyPort, "--asds", "3", "--policy", "4,2,5,6")
+	refused(t, dir, "can be met", "--data", data, anyPort, "--asds", "6", "--policy", "4,2,5,3")
+	refused(t, dir, "must lie apart", "--data", data, anyPort, "--mount", dir)
+	refused(t, dir, "no such file", "--data", data, "--dav", "127.0.0.1:0", "--dav-user", "a", "--dav-password-file", filepath.Join(dir, "none"))
+	// A disk that cannot be claimed.
+	full := filepath.Join(dir, "full")
+	if err := os.MkdirAll(filepath.Join(full, "something"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, dir, "not empty", "--data", data, anyPort, "--asd", full)
+}
+
+func TestBusyMountPoint(t *testing.T) {
+	needRoot(t)
+	mnt := mountPoint(t)
+	if err := syscall.Mount("none", mnt, "tmpfs", 0, ""); err != nil {
+		t.Skipf("mount: %v", err)
+	}
+	defer syscall.Unmount(mnt, 0)
+	dir := t.TempDir()
+	refused(t, dir, "is busy: tmpfs is mounted there", "--data", filepath.Join(dir, "data"), anyPort, "--mount", mnt)
+}
+
+func TestContradictions(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	up(t, "--data", data, anyPort, "--asds", "3").stop()
+	refused(t, dir, "was made with 3 disks", "--data", data, anyPort, "--asds", "4")
+	refused(t, dir, "was made with policies", "--data", data, anyPort, "--policy", "1,0,1,1")
+	up(t, "--data", data, anyPort, "--asds", "3", "--policy", "2,1,2,3", "--policy", "1,1,2,2", "--policy", "1,0,1,1").stop()
+}
+
+// TestStaleMount kills the process, which leaves "transport endpoint is not connected", and starts again.
+func TestStaleMount(t *testing.T) {
+	mnt := mountPoint(t)
+	data := filepath.Join(t.TempDir(), "data")
+	p := up(t, "--data", data, "--mount", mnt, "--dav", "off")
+	sh(t, `echo kept > "$1/f"; sync "$1/f"`, mnt)
+	p.crash()
+	if _, err := os.Stat(mnt); err == nil {
+		t.Fatal("no stale mount was left")
+	}
+	p = up(t, "--data", data, "--mount", mnt, "--dav", "off")
+	if got := sh(t, `cat "$1/f"`, mnt); got != "kept\n" {
+		t.Errorf("after the crash: %q", got)
+	}
+	p.stop()
+	gabion(t, "fsck", "--data", data).want(t, 0, "clean")
+}
+
+// TestCrashWhileCreating kills the first start at many moments; the next one always works.
+func TestCrashWhileCreating(t *testing.T) {
+	for i := range 12 {
+		data := filepath.Join(t.TempDir(), "data")
+		cmd := exec.Command(binary, "up", "--data", data, anyPort, "--asds", "2")
+		cmd.Dir, cmd.Env = t.TempDir(), environment()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 20 * time.Millisecond) // any moment is right
+		cmd.Process.Kill()
+		cmd.Wait()
+		p := up(t, "--data", data, anyPort)
+		gabion(t, "status", "--data", data, "--json").want(t, 0, fmt.Sprintf(`"data": %q`, data))
+		p.stop()
+	}
+}
+
+// TestBusyUnmount stops while a program still uses the mount.
+func TestBusyUnmount(t *testing.T) {
+	mnt := mountPoint(t)
+	p := up(t, "--data", filepath.Join(t.TempDir(), "data"), "--mount", mnt, "--dav", "off")
+	user := exec.Command("sh", "-c", `cd "$1" && echo there && exec sleep 60`, "sh", mnt)
+	out, err := user.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := user.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { user.Process.Kill(); user.Wait() }()
+	if _, err := out.Read(make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	p.stop()
+	if !strings.Contains(p.stderr.String(), "is in use: detached it") {
+		t.Errorf("does not say that it was busy:\n%s", p.stderr.String())
+	}
+	if out := sh(t, `ls -A "$1"`, mnt); out != "" {
+		t.Errorf("still mounted: %s", out)
+	}
+}

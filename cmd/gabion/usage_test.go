@@ -1,0 +1,104 @@
+package main_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestBadUsage(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ args, want string }{
+		{"", "no command given"},
+		{"stauts", `did you mean "status"?`},
+		{"asd lst", `did you mean "list"?`},
+		{"frobnicate", `unknown command "frobnicate"`},
+		{"--nope", "unknown flag: --nope"},
+		{"up --nope", "unknown flag: --nope"},
+		{"up here", `unexpected argument "here"`},
+		{"up --asds", "flag needs an argument"},
+		{"up --asds six", "invalid argument"},
+		{"up --asds 0", "between 1 and 64"},
+		{"up --asds -1", "between 1 and 64"},
+		{"up --asds 65", "between 1 and 64"},
+		{"up --asds 2 --asd /x", "exclude each other"},
+		{"up --asd /x --asd /x/", "given twice"},
+		{"up --policy 4,2", "want four numbers"},
+		{"up --policy a,b,c,d", "is not a number"},
+		{"up --policy 0,2,1,2", "k is 0"},
+		{"up --policy 4,2,3,6", "c is 3"},
+		{"up --policy 4,2,7,6", "c is 7"},
+		{"up --policy 4,2,5,0", "x is 0"},
+		{"up --policy 4,-1,4,4", "m is -1"},
+		{"up --dav nope", "want an address"},
+		{"up --dav :99999", "want an address"},
+		{"up --dav 0.0.0.0:0", "would serve everyone"},
+		{"up --dav :0", "would serve everyone"},
+		{"up --dav off", "nothing to serve"},
+		{"up --dav-user anna", "belong together"},
+		{"up --dav off --mount /x --dav-user anna --dav-password-file " + password, "make no sense"},
+		{"up --mount=", "--mount is empty"},
+		{"up --pprof 0.0.0.0:0", "only loopback"},
+		{"up --memory much", "want a size"},
+		{"up --memory 1MiB", "at least 64MiB"},
+		{"up --log-level loud", "one of debug, info, warn, error"},
+		{"status extra", `unexpected argument "extra"`},
+		{"asd add", "want one folder"},
+		{"asd disable", "want one disk"},
+		{"kv get", "want one key"},
+		{"kv set k", "want a key and a value"},
+		{"kv set -s inode k v", "may belong to the filesystem"},
+		{"kv get --hex xyz", "is not hexadecimal"},
+		{"kv range --prefix a --from b", "excludes"},
+		{"kv range --limit -1", "must not be negative"},
+		{"object put", "want a name"},
+		{"object stat", "want one name"},
+		{"bench nothing", "nothing"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			args := strings.Fields(c.args)
+			if len(args) > 0 {
+				args = append([]string{"--data", data}, args...)
+			}
+			r := gabion(t, args...)
+			r.want(t, 2, c.want)
+			if r.out != "" || strings.Count(r.err, "\n") != 1 || !strings.HasPrefix(r.err, "gabion: ") {
+				t.Errorf("not one clear line:\n%s%s", r.out, r.err)
+			}
+			if _, err := os.Stat(data); err == nil {
+				t.Error("the data directory was made")
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, cmd := range []string{"", "up", "status", "fsck", "asd", "asd list", "asd add", "asd disable", "version", "bench",
+		"kv", "kv get", "kv set", "kv delete", "kv range", "kv sequence", "object", "object ls", "object put", "object get", "object stat", "object rm"} {
+		r := gabion(t, append(strings.Fields(cmd), "--help")...)
+		r.want(t, 0, "Usage:", "Examples:", "--data")
+		if r.err != "" {
+			t.Errorf("%s --help prints to standard error: %s", cmd, r.err)
+		}
+	}
+}
+
+func TestNothingThere(t *testing.T) {
+	for _, args := range [][]string{{"status"}, {"fsck"}, {"asd", "list"}, {"kv", "get", "x"}, {"object", "ls"}} {
+		dir := filepath.Join(t.TempDir(), "data")
+		r := gabion(t, append(args, "--data", dir)...)
+		code := 1
+		if args[0] == "fsck" {
+			code = 3
+		}
+		r.want(t, code, "no gabion data here", "gabion up --data")
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%v made %s", args, dir)
+		}
+	}
+}

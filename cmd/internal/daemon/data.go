@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/objstore"
+)
+
+const defaultASDs = 6
+
+// openData opens the data directory, or creates it when there is none.
+func (r *run) openData() error {
+	_, err := datadir.Probe(r.o.Data)
+	if errors.Is(err, datadir.ErrAbsent) {
+		r.dir, err = r.createData()
+		return r.explainInUse(err)
+	}
+	if err != nil {
+		return r.explainInUse(err)
+	}
+	d, err := datadir.Open(r.o.Data)
+	if err != nil {
+		return r.explainInUse(err)
+	}
+	if err := r.agrees(d); err != nil {
+		return errors.Join(err, d.Close())
+	}
+	r.dir = d
+	return nil
+}
+
+func (r *run) explainInUse(err error) error {
+	switch {
+	case errors.Is(err, datadir.ErrInUse):
+		return fmt.Errorf("%w: stop it first, or give another --data", err)
+	case errors.Is(err, datadir.ErrForeign):
+		return fmt.Errorf("%w: give an empty directory, or one that does not exist, with --data", err)
+	}
+	return err
+}
+
+func (r *run) createData() (*datadir.Dir, error) {
+	c := datadir.NewConfig()
+	c.Policies = r.o.Policies
+	base, err := filepath.Abs(r.o.Data)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range r.o.ASDDirs {
+		if rel, err := filepath.Rel(base, dir); err == nil && filepath.IsLocal(rel) {
+			return nil, fmt.Errorf("the disk %s lies inside the data directory that is to be made: use --asds", dir)
+		}
+		c.ASDs = append(c.ASDs, dir)
+	}
+	if len(c.ASDs) == 0 {
+		n := r.o.ASDs
+		if n == 0 {
+			n = defaultASDs
+		}
+		for i := range n {
+			c.ASDs = append(c.ASDs, datadir.ASDName(i))
+		}
+	}
+	if len(c.Policies) == 0 {
+		c.Policies = objstore.DefaultPolicies(len(c.ASDs))
+	}
+	if err := usable(c.Policies, len(c.ASDs)); err != nil {
+		return nil, err
+	}
+	return datadir.Create(base, c)
+}
+
+// usable refuses policies of which none could be met with n disks, all on this one node.
+func usable(policies []objstore.Policy, n int) error {
+	for _, p := range policies {
+		if min(n, p.X) >= p.C {
+			return nil
+		}
+	}
+	return fmt.Errorf("none of the policies %v can be met by %d disks on one node: a write needs c disks, of which at most x on the node; give more disks, or a smaller --policy", policies, n)
+}
+
+// agrees refuses options that contradict what the data directory was made with.
+func (r *run) agrees(d *datadir.Dir) error {
+	c := d.Config
+	if r.o.ASDs != 0 && r.o.ASDs != len(c.ASDs) {
+		return fmt.Errorf("%s was made with %d disks, not %d: leave --asds out, and use `gabion asd add` for more", d.Path, len(c.ASDs), r.o.ASDs)
+	}
+	if len(r.o.Policies) > 0 && !slices.Equal(r.o.Policies, c.Policies) {
+		return fmt.Errorf("%s was made with policies %v, not %v: leave --policy out", d.Path, c.Policies, r.o.Policies)
+	}
+	return nil
+}

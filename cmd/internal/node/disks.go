@@ -1,0 +1,83 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/gabionfs/gabion/cmd/internal/control"
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/manager"
+)
+
+// disk translates a disk's status for people and scripts.
+func disk(s manager.Status) control.Disk {
+	d := control.Disk{ID: strconv.FormatUint(uint64(s.ID), 10), ASD: s.ASD, Dir: s.Dir, Total: s.Stat.Total, Used: s.Stat.Used, Free: s.Stat.Free}
+	if s.Err != nil {
+		d.Error = s.Err.Error()
+	}
+	switch {
+	case s.State != manager.Up:
+		d.State = s.State.String()
+	case s.Admin != manager.Active:
+		d.State = string(s.Admin)
+	case s.Stat.Full:
+		d.State = "full"
+	case s.Slow:
+		d.State = "slow"
+	default:
+		d.State = "ok"
+	}
+	return d
+}
+
+// ASDs lists the disks by number.
+func (n *Node) ASDs(context.Context) ([]control.Disk, error) {
+	disks := []control.Disk{}
+	for _, s := range n.objects.Disks() {
+		disks = append(disks, disk(s))
+	}
+	return disks, nil
+}
+
+// Troubles lists the disks that cannot be used.
+func (n *Node) Troubles() []control.Disk {
+	var out []control.Disk
+	for _, s := range n.objects.Disks() {
+		if s.State != manager.Up {
+			out = append(out, disk(s))
+		}
+	}
+	return out
+}
+
+// AddASD claims the folder dir as a new and empty disk, or takes back one that is known.
+func (n *Node) AddASD(ctx context.Context, dir string) (control.Disk, error) {
+	for _, s := range n.objects.Disks() {
+		if s.Dir == dir && s.State == manager.Up {
+			return control.Disk{}, fmt.Errorf("%s is disk %d already", dir, s.ID)
+		}
+	}
+	s, err := n.objects.AddDisk(ctx, dir)
+	if err != nil {
+		return control.Disk{}, err
+	}
+	return disk(s), nil
+}
+
+// DisableASD gives a disk nothing new, so that maintenance moves away what it holds.
+func (n *Node) DisableASD(ctx context.Context, id string) (control.Disk, error) {
+	num, err := strconv.ParseUint(id, 10, 32)
+	if err != nil {
+		return control.Disk{}, fmt.Errorf("%q is not the number of a disk: `gabion asd list` shows them", id)
+	}
+	if err := n.objects.DisableDisk(ctx, objstore.DiskID(num)); err != nil {
+		return control.Disk{}, err
+	}
+	for _, s := range n.objects.Disks() {
+		if s.ID == objstore.DiskID(num) {
+			return disk(s), nil
+		}
+	}
+	return control.Disk{}, fmt.Errorf("disk %d: %w", num, objstore.ErrNotFound)
+}

@@ -1,0 +1,67 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/gabionfs/gabion/cmd/internal/control"
+	"github.com/gabionfs/gabion/fs/fsck"
+	"github.com/gabionfs/gabion/objstore/maint"
+)
+
+// Fsck checks the filesystem and the objects under it, while both are in use.
+func (n *Node) Fsck(ctx context.Context, q control.FsckRequest, event func(control.FsckEvent)) error {
+	// What is in memory only would look as if it were missing.
+	if err := n.session.Sync(ctx); err != nil {
+		return err
+	}
+	report, err := fsck.Run(ctx, fsck.Options{
+		KV: n.kv, Repair: q.Repair,
+		Layers: []fsck.Layer{{Name: "objects", Check: n.checkObjects(q.Data)}},
+		Problem: func(p fsck.Problem) {
+			text := p.Text
+			if p.Object != "" {
+				text = p.Object + ": " + text
+			}
+			if p.Done != "" {
+				text += "; " + p.Done
+			}
+			event(control.FsckEvent{Problem: &control.FsckProblem{Layer: p.Layer, Kind: p.Kind, Text: text, Repaired: p.Repaired}})
+		},
+		Progress: func(layer string, done, total int64) {
+			event(control.FsckEvent{Progress: &control.FsckProgress{Phase: layer, Done: done, Total: total}})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	event(control.FsckEvent{Done: &control.FsckSummary{Problems: report.Found, Repaired: report.Repaired, Checked: report.Checked}})
+	return nil
+}
+
+// checkObjects checks manifests and fragments, and with data the content of every fragment.
+func (n *Node) checkObjects(data bool) func(context.Context, fsck.Pass) error {
+	return func(ctx context.Context, p fsck.Pass) error {
+		problems := 0
+		r, err := n.objects.Check(ctx, maint.CheckOptions{Full: data}, func(m maint.Problem) {
+			if m.Severity == maint.Note {
+				return // unfinished, and maintenance will finish it
+			}
+			problems++
+			object := m.Object
+			if m.Namespace != "" {
+				object = m.Namespace + "/" + fmt.Sprintf("%q", m.Object)
+			}
+			if m.Disk != 0 {
+				object = fmt.Sprintf("disk %d %s", m.Disk, object)
+			}
+			p.Report(fsck.Problem{Kind: m.Kind, Object: object, Text: m.Severity.String() + ": " + m.Detail, Repairable: true})
+		})
+		p.Count("objects", r.Objects)
+		p.Count("fragments", r.Fragments)
+		if err != nil || problems == 0 || !p.Repair {
+			return err
+		}
+		return n.objects.Repair(ctx)
+	}
+}

@@ -1,0 +1,136 @@
+// Package node puts the layers of one machine together over a data directory: the key-value store, the
+// disks and the objects on them, and the filesystem. It is what `gabion up` exports, and what the other
+// commands open for themselves when nothing runs.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/fs"
+	"github.com/gabionfs/gabion/fs/volume"
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/raftkv"
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/asd"
+	"github.com/gabionfs/gabion/objstore/local"
+)
+
+// volumeNamespace holds the content of the filesystem.
+const volumeNamespace = "fs"
+
+// Options of Open.
+type Options struct {
+	Version string   // of the program, for the status
+	Claim   []string // absolute folders to use as disks besides those that are known
+	Quiet   bool     // nothing works in the background: for a look, not for a run
+	Logger  *slog.Logger
+}
+
+// Node is an open data directory. Safe for concurrent use.
+type Node struct {
+	o       Options
+	dir     *datadir.Dir
+	kv      *raftkv.Store
+	objects *local.Backend
+	volume  *volume.Volume
+	session fs.FS // for our own questions
+}
+
+// Open opens every layer over d, which stays the caller's. While d is being created, so are they.
+func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
+	n := &Node{o: o, dir: d}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	creating := d.Config.State == datadir.Creating
+	if !creating && empty(d.KV()) {
+		return nil, fmt.Errorf("the key-value store in %s is gone: without it the fragments on the disks cannot be told apart", d.KV())
+	}
+	if n.kv, err = raftkv.Open(ctx, raftkv.Options{Dir: d.KV(), Logger: o.Logger}); err != nil {
+		return nil, err
+	}
+	cluster, err := asd.ParseID(d.Config.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	lo := local.Options{
+		KV: n.kv, Cluster: cluster, Dirs: o.Claim, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: o.Quiet,
+	}
+	if creating {
+		lo.Policies = d.Config.Policies
+		for _, f := range d.Config.ASDs {
+			lo.Dirs = append(lo.Dirs, d.Resolve(f))
+		}
+	}
+	if n.objects, err = local.Open(ctx, lo); err != nil {
+		return nil, err
+	}
+	ns, err := n.objects.Namespace(ctx, volumeNamespace)
+	if err != nil {
+		return nil, err
+	}
+	n.volume, err = volume.Open(ctx, n.kv, ns, volume.Options{Capacity: n.capacity, Logger: o.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("open the filesystem: %w", err)
+	}
+	n.session = n.volume.Session(nil)
+	return n, nil
+}
+
+// Failed returns why the node cannot go on, or nil.
+func (n *Node) Failed() error { return n.kv.Stats().Err }
+
+// empty reports whether dir is missing or has no entries.
+func empty(dir string) bool {
+	list, err := os.ReadDir(dir)
+	return errors.Is(err, os.ErrNotExist) || err == nil && len(list) == 0
+}
+
+// capacity of the disks for the filesystem, which asks for it now and then.
+func (n *Node) capacity() objstore.Capacity {
+	c, err := n.objects.Capacity(context.Background())
+	if err != nil {
+		n.o.Logger.Warn("the capacity of the disks is not known", "err", err)
+	}
+	return c
+}
+
+// Close writes everything out and closes the layers, top first. Nothing must use them any more.
+func (n *Node) Close() error {
+	var errs []error
+	if n.volume != nil {
+		errs = append(errs, n.volume.Close(context.Background()))
+	}
+	if n.objects != nil {
+		errs = append(errs, n.objects.Close())
+	}
+	if n.kv != nil {
+		errs = append(errs, n.kv.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Volume is the filesystem.
+func (n *Node) Volume() *volume.Volume { return n.volume }
+
+// KV is the key-value store.
+func (n *Node) KV() kv.Store { return n.kv }
+
+// Namespace returns the objects of namespace name, or objstore.ErrNotFound; with write it is made when
+// there is none. The filesystem's own is for reading only.
+func (n *Node) Namespace(ctx context.Context, name string, write bool) (objstore.Namespace, error) {
+	if !write {
+		return n.objects.Existing(name)
+	}
+	if name == volumeNamespace {
+		return nil, fmt.Errorf("namespace %q belongs to the filesystem: it can be read only", name)
+	}
+	return n.objects.Namespace(ctx, name)
+}

@@ -1,0 +1,131 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+
+	"github.com/gabionfs/gabion/cmd/internal/control"
+)
+
+// Status returns the state of every layer.
+func (n *Node) Status(ctx context.Context) (control.Status, error) {
+	s := control.Status{
+		Version: n.o.Version, Data: n.dir.Path, Cluster: n.dir.Config.Cluster, Memory: memory(), Reasons: []string{},
+	}
+	for _, p := range n.dir.Config.Policies {
+		s.Policies = append(s.Policies, p.String())
+	}
+	var err error
+	if s.Disks, err = n.ASDs(ctx); err != nil {
+		return s, err
+	}
+	if err := n.room(ctx, &s); err != nil {
+		return s, err
+	}
+	if err := n.safety(ctx, &s); err != nil {
+		return s, err
+	}
+	n.maintenance(&s)
+	k := n.kv.Stats()
+	s.KV = control.KV{
+		Leads: k.Leads, Term: k.Term, Applied: k.AppliedIndex, State: k.StateIndex,
+		PendingBytes: k.PendingBytes, RecentBytes: k.RecentBytes, StateBytes: k.StateBytes, LogBytes: k.LogBytes,
+	}
+	if k.Err != nil {
+		s.KV.Error = k.Err.Error()
+	}
+	s.Memory.Dirty = n.volume.Dirty()
+	judge(&s)
+	return s, nil
+}
+
+func (n *Node) room(ctx context.Context, s *control.Status) error {
+	st, err := n.session.StatFS(ctx)
+	if err != nil {
+		return err
+	}
+	s.Capacity = control.Capacity{Total: int64(st.Total), Used: int64(st.Total - st.Free), Free: int64(st.Avail), Files: int64(st.Files)}
+	return nil
+}
+
+func (n *Node) safety(ctx context.Context, s *control.Status) error {
+	u, err := n.objects.Usage(ctx)
+	if err != nil {
+		return err
+	}
+	s.Objects = control.Objects{Total: u.Objects, Bytes: u.Bytes, Stored: u.Stored, Degraded: []control.Safety{}}
+	list, err := n.objects.Safety(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range list {
+		if l.Objects > 0 && l.Spare < l.Full {
+			s.Objects.Degraded = append(s.Objects.Degraded, control.Safety{Spare: l.Spare, Full: l.Full, Objects: l.Objects, Bytes: l.Bytes})
+		}
+	}
+	return nil
+}
+
+func (n *Node) maintenance(s *control.Status) {
+	p := n.objects.Progress()
+	s.Maintenance = control.Maintenance{
+		Task: p.Task, Done: p.Done, Total: p.Total, Left: p.Left, Healed: p.Healed, Rebuilt: p.Rebuilt, Bytes: p.Bytes,
+		Deleted: p.Deleted, Collected: p.Collected, Scrubbed: p.Scrubbed, Bad: p.BadSeen, NoPlace: p.NoPlace,
+		Errors: p.Errors, LastError: p.LastError,
+	}
+}
+
+// judge says how healthy it all is, and why.
+func judge(s *control.Status) {
+	s.Health = control.OK
+	worse := func(h control.Health, format string, args ...any) {
+		if h == control.Lost || s.Health == control.OK {
+			s.Health = h
+		}
+		s.Reasons = append(s.Reasons, fmt.Sprintf(format, args...))
+	}
+	if s.KV.Error != "" {
+		worse(control.Lost, "the key-value store has stopped: %s", s.KV.Error)
+	}
+	for _, d := range s.Objects.Degraded {
+		if d.Spare < 0 {
+			worse(control.Lost, "%d objects cannot be read", d.Objects)
+		}
+	}
+	for _, d := range s.Disks {
+		switch d.State {
+		case "ok", "disabled", "draining":
+		default:
+			worse(control.Degraded, "disk %s in %s is %s", d.ID, d.Dir, d.State)
+		}
+	}
+	for _, d := range s.Objects.Degraded {
+		if d.Spare >= 0 {
+			worse(control.Degraded, "%d objects survive the loss of %d more disks instead of %d", d.Objects, d.Spare, d.Full)
+		}
+	}
+}
+
+// memory of this process.
+func memory() control.Memory {
+	m := control.Memory{}
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+		m.Limit = limit
+	}
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(sample)
+	m.Heap = int64(sample[0].Value.Uint64())
+	if raw, err := os.ReadFile("/proc/self/statm"); err == nil {
+		if f := bytes.Fields(raw); len(f) > 1 {
+			pages, _ := strconv.ParseInt(string(f[1]), 10, 64) // the kernel writes numbers
+			m.RSS = pages * int64(os.Getpagesize())
+		}
+	}
+	return m
+}
