@@ -271,13 +271,7 @@ func (h *Handler) withStage(ctx context.Context, dst *node, build func(name stri
 		}
 		err = h.fs.Rename(ctx, dst.parent, s.name, dst.parent, dst.name, flags)
 	}
-	a, lookErr := h.fs.Lookup(ctx, dst.parent, s.name)
-	if lookErr == nil {
-		err = errors.Join(err, firstFailure(h.removeTree(ctx, dst.parent, s.name, &a, s.name)))
-	} else if !errors.Is(lookErr, fs.ErrNotExist) {
-		err = errors.Join(err, lookErr)
-	}
-	return errors.Join(err, h.forgetStage(ctx, s))
+	return errors.Join(err, h.clearStage(ctx, s))
 }
 
 // copyMembers copies what is in directory src to directory dst, and below it. Symbolic links are

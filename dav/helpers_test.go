@@ -141,7 +141,7 @@ func (s *testServer) lock(path, body string, headers ...string) string {
 func (s *testServer) prop(path, namespace, name string) (string, bool) {
 	s.t.Helper()
 	a := s.want(207, "PROPFIND", path, `<propfind xmlns="DAV:"><prop><x:`+name+` xmlns:x="`+namespace+`"/></prop></propfind>`, "Depth", "0")
-	m := regexp.MustCompile(`(?s)<(?:\w+:)?` + name + `[^>]*?(?:/>|>(.*)</(?:\w+:)?` + name + `>)`).FindStringSubmatch(a.body)
+	m := regexp.MustCompile(`(?s)<(?:\w+:)?` + name + `(?: [^>]*?)?(?:/>|>(.*)</(?:\w+:)?` + name + `>)`).FindStringSubmatch(a.body)
 	if m == nil {
 		s.t.Fatalf("no %s in %s", name, a.body)
 	}

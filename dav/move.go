@@ -111,10 +111,7 @@ func (h *Handler) rename(ctx context.Context, src, dst *node) error {
 		return err
 	}
 	err := h.fs.Rename(ctx, src.parent, src.name, dst.parent, dst.name, fs.RenameExchange)
-	if err == nil {
-		err = firstFailure(h.removeTree(ctx, src.parent, src.name, &dst.entry, src.path))
-	}
-	return errors.Join(err, h.forgetStage(ctx, doomed))
+	return errors.Join(err, h.clearStage(ctx, doomed))
 }
 
 func firstFailure(fs []failure) error {

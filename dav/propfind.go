@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/xml"
-	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -95,6 +94,13 @@ func (h *Handler) proppatch(ctx context.Context, rq *request) error {
 	return h.delegate(context.WithoutCancel(ctx), rq, nil)
 }
 
+// localName returns where in a tag its name begins, after the prefix if there is one.
+func localName(tag []byte) int64 {
+	start := len(tag) - len(bytes.TrimLeft(tag, "</"))
+	end := bytes.IndexAny(tag, " \t\r\n>")
+	return int64(start + 1 + bytes.IndexByte(tag[start:end], ':'))
+}
+
 // renamedPrefix marks properties that x/net/webdav believes to be protected and we do not.
 const renamedPrefix = "gabion-"
 
@@ -121,11 +127,7 @@ func renameProtected(body []byte) ([]byte, error) {
 		if at != propDepth || name != (xml.Name{Space: davNS, Local: "getlastmodified"}) || from == to {
 			return nil
 		}
-		i := bytes.Index(body[from:to], []byte(name.Local))
-		if i < 0 {
-			return errors.New("a tag without its name")
-		}
-		edits = append(edits, from+int64(i))
+		edits = append(edits, from+localName(body[from:to]))
 		return nil
 	})
 	if err != nil {

@@ -53,18 +53,32 @@ func (h *Handler) noteStage(ctx context.Context, s stage) error {
 	})
 }
 
-// forgetStage records that s is gone. When that is lost in a crash, recovery finds nothing to do.
-func (h *Handler) forgetStage(ctx context.Context, s stage) error {
+// clearStage removes what s names, if it is there, and then the note. When the removal fails the note
+// stays, and the next start tries again. When the removal of the note is lost in a crash, recovery finds
+// nothing to do.
+func (h *Handler) clearStage(ctx context.Context, s stage) error {
+	a, err := h.fs.Lookup(ctx, s.parent, s.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrNotDir):
+	case err != nil:
+		return err
+	case s.ino == 0 || s.ino == a.Ino:
+		if err := firstFailure(h.removeTree(ctx, s.parent, s.name, &a, s.name)); err != nil {
+			return err
+		}
+	}
 	return h.kv.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
 		tx.Delete(stageSpace, s.key())
 		return nil
 	})
 }
 
-// recoverStages removes what requests of an earlier process left behind.
+// recoverStages removes what requests of an earlier process left behind. What cannot be removed now stays
+// for another time: garbage is no reason not to serve.
 func (h *Handler) recoverStages(ctx context.Context) error {
 	var left []stage
 	err := h.kv.View(ctx, kv.Linearizable, func(r kv.Reader) error {
+		left = left[:0]
 		return r.Range(stageSpace, kv.Range{}, func(k, v []byte) bool {
 			if s, ok := decodeStage(k, v); ok {
 				left = append(left, s)
@@ -76,20 +90,10 @@ func (h *Handler) recoverStages(ctx context.Context) error {
 		return err
 	}
 	for _, s := range left {
-		a, err := h.fs.Lookup(ctx, s.parent, s.name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrNotDir):
-		case err != nil:
-			return err
-		case s.ino == 0 || s.ino == a.Ino:
-			h.log.InfoContext(ctx, "webdav: removing what an interrupted request left", "parent", s.parent, "name", s.name)
-			if err := firstFailure(h.removeTree(ctx, s.parent, s.name, &a, s.name)); err != nil {
-				return err
-			}
-		}
-		if err := h.forgetStage(ctx, s); err != nil {
-			return err
+		h.log.InfoContext(ctx, "webdav: removing what an interrupted request left", "parent", uint64(s.parent), "name", s.name)
+		if err := h.clearStage(ctx, s); err != nil {
+			h.log.WarnContext(ctx, "webdav: it cannot be removed now", "name", s.name, "error", err)
 		}
 	}
-	return nil
+	return ctx.Err()
 }

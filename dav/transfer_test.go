@@ -1,0 +1,373 @@
+package dav_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/gabionfs/gabion/dav"
+	"github.com/gabionfs/gabion/fs"
+	"github.com/gabionfs/gabion/fs/memfs"
+)
+
+func TestRanges(t *testing.T) {
+	s := newTestServer(t)
+	s.want(201, "PUT", "/f.txt", "0123456789")
+	for r, want := range map[string]string{"bytes=0-0": "0", "bytes=2-4": "234", "bytes=-3": "789", "bytes=7-": "789"} {
+		a := s.want(206, "GET", "/f.txt", "", "Range", r)
+		if a.body != want || !strings.HasPrefix(a.header.Get("Content-Range"), "bytes ") {
+			t.Errorf("%s: %q %s", r, a.body, a.header.Get("Content-Range"))
+		}
+	}
+	s.want(416, "GET", "/f.txt", "", "Range", "bytes=10-")
+	tag := s.want(200, "HEAD", "/f.txt", "").header.Get("ETag")
+	s.want(206, "GET", "/f.txt", "", "Range", "bytes=0-1", "If-Range", tag)
+	if a := s.want(200, "GET", "/f.txt", "", "Range", "bytes=0-1", "If-Range", `"old"`); a.body != "0123456789" {
+		t.Errorf("If-Range that does not match: %q", a.body)
+	}
+	if a := s.want(206, "GET", "/f.txt", "", "Range", "bytes=0-1,8-9"); !strings.HasPrefix(a.header.Get("Content-Type"), "multipart/byteranges") {
+		t.Errorf("two ranges: %s", a.header.Get("Content-Type"))
+	}
+}
+
+func TestContentTypes(t *testing.T) {
+	s := newTestServer(t)
+	for name, c := range map[string]struct{ content, want, policy string }{
+		"a.txt":  {"<html>", "text/plain; charset=utf-8", ""},
+		"a.html": {"<p>", "text/html; charset=utf-8", "sandbox"},
+		"a.svg":  {"<svg/>", "image/svg+xml", "sandbox"},
+		"a.png":  {"x", "image/png", ""},
+		"readme": {"some text", "text/plain; charset=utf-8", "sandbox"},
+		"page":   {"<html><script>", "text/html; charset=utf-8", "sandbox"},
+		"empty":  {"", "text/plain; charset=utf-8", "sandbox"},
+	} {
+		s.want(201, "PUT", "/"+name, c.content)
+		for _, method := range []string{"GET", "HEAD"} {
+			hd := s.want(200, method, "/"+name, "").header
+			if hd.Get("Content-Type") != c.want || hd.Get("Content-Security-Policy") != c.policy || hd.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s %s: %v", method, name, hd)
+			}
+		}
+	}
+}
+
+// TestReplacedWhileRead: a slow reader gets the content that it began with, whatever replaces it.
+func TestReplacedWhileRead(t *testing.T) {
+	s := newTestServer(t)
+	old := strings.Repeat("old content ", 1<<20)
+	s.want(201, "PUT", "/f", old)
+	var readers []*http.Response
+	for range 3 {
+		res, err := s.Client().Get(s.URL + "/f")
+		if err != nil {
+			t.Fatal(err)
+		}
+		readers = append(readers, res)
+	}
+	s.want(204, "PUT", "/f", "new")
+	s.want(204, "PUT", "/f", "newer")
+	s.want(201, "PUT", "/g", "other")
+	s.want(204, "COPY", "/g", "", "Destination", "/f")
+	s.content("/f", "other")
+	s.want(204, "DELETE", "/f", "")
+	for _, res := range readers {
+		b, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || string(b) != old {
+			t.Errorf("a reader got %d bytes, %v, want %d", len(b), err, len(old))
+		}
+	}
+	s.Close() // waits for the handlers, and so for the copies to be dropped
+	st, err := s.fs.StatFS(t.Context())
+	if n := st.Files - st.FilesFree; err != nil || n != 2 {
+		t.Errorf("%d inodes, want 2 (%v)", n, err)
+	}
+}
+
+func TestTruncatedWhileRead(t *testing.T) {
+	s := newTestServer(t)
+	s.want(201, "PUT", "/f", strings.Repeat("x", 32<<20))
+	res, err := s.Client().Get(s.URL + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	a, err := s.fs.Lookup(t.Context(), fs.Root, "f")
+	if err == nil {
+		_, err = s.fs.Setattr(t.Context(), a.Ino, fs.SetAttr{Mask: fs.SetSize, Size: 10})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, res.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a file that was cut ended as if it were whole: %d bytes, %v", n, err)
+	}
+}
+
+func TestUnreadableContent(t *testing.T) {
+	bad := &faultFS{FS: memfs.New()}
+	s := newTestServer(t, func(o *options) { o.FS = bad })
+	s.want(201, "PUT", "/f.bin", strings.Repeat("x", 4<<20))
+	bad.read = func(_ fs.Ino, off int64) error {
+		if off >= 1<<20 {
+			return fs.ErrIO
+		}
+		return nil
+	}
+	if a, err := s.try("GET", "/f.bin", ""); err == nil {
+		t.Errorf("an unreadable file ended as if it were whole: %d bytes", len(a.body))
+	}
+}
+
+// TestConditionalPutsRace: of many clients that replace the same state, one wins.
+func TestConditionalPutsRace(t *testing.T) {
+	s := newTestServer(t)
+	tag := s.want(201, "PUT", "/f", "0").header.Get("ETag")
+	for range 5 {
+		var wg sync.WaitGroup
+		won := make(chan string, 16)
+		created := make(chan bool, 16)
+		for i := range 16 {
+			wg.Go(func() {
+				a := s.do("PUT", "/f", fmt.Sprint(i), "If-Match", tag)
+				if a.status == 204 {
+					won <- a.header.Get("ETag")
+				} else if a.status != 412 {
+					t.Errorf("PUT: %d", a.status)
+				}
+				if a := s.do("PUT", "/new", fmt.Sprint(i), "If-None-Match", "*"); a.status == 201 {
+					created <- true
+				}
+			})
+		}
+		wg.Wait()
+		if len(won) != 1 || len(created) != 1 {
+			t.Fatalf("%d clients replaced the same state, %d created the same name", len(won), len(created))
+		}
+		tag = <-won
+		s.want(204, "DELETE", "/new", "")
+	}
+}
+
+func TestCopyTree(t *testing.T) {
+	s := newTestServer(t)
+	for _, c := range []string{"/c", "/c/d", "/c/d/e", "/c/empty", "/old", "/old/sub"} {
+		s.want(201, "MKCOL", c, "")
+	}
+	s.want(201, "PUT", "/c/f", "f")
+	s.want(201, "PUT", "/c/d/e/g", "g")
+	s.want(201, "PUT", "/old/sub/x", "x")
+	s.proppatch("/c/f", "DAV:", "getlastmodified", "Wed, 14 Feb 2007 08:00:00 GMT")
+
+	s.want(201, "COPY", "/c", "", "Destination", "/new")
+	s.content("/new/d/e/g", "g")
+	if m := s.want(200, "HEAD", "/new/f", "").header.Get("Last-Modified"); m != "Wed, 14 Feb 2007 08:00:00 GMT" {
+		t.Errorf("the copy is from %s", m)
+	}
+	s.want(200, "GET", "/new/empty", "")
+	s.want(204, "COPY", "/c", "", "Destination", "/old")
+	s.want(404, "GET", "/old/sub", "")
+	s.content("/old/f", "f")
+	s.want(201, "COPY", "/c", "", "Destination", "/shallow", "Depth", "0")
+	s.want(404, "GET", "/shallow/f", "")
+	s.want(204, "COPY", "/c/f", "", "Destination", "/old") // a file over a tree
+	s.content("/old", "f")
+	s.want(204, "COPY", "/c", "", "Destination", "/old") // and back
+	s.content("/old/f", "f")
+	s.want(400, "COPY", "/c", "", "Destination", "/x", "Depth", "1")
+	s.want(409, "COPY", "/c", "", "Destination", "/no/such")
+	s.want(404, "COPY", "/gone", "", "Destination", "/x")
+	if names := listNames(t, s.fs, fs.Root); len(names) != 4 {
+		t.Errorf("the root holds %q", names)
+	}
+}
+
+func TestMoveOverTrees(t *testing.T) {
+	s := newTestServer(t)
+	s.want(201, "MKCOL", "/c", "")
+	s.want(201, "PUT", "/c/f", "f")
+	s.want(201, "MKCOL", "/d", "")
+	s.want(201, "PUT", "/d/g", "g")
+	s.want(201, "PUT", "/h", "h")
+	s.want(204, "MOVE", "/c", "", "Destination", "/d") // tree over tree
+	s.content("/d/f", "f")
+	s.want(404, "GET", "/d/g", "")
+	s.want(404, "GET", "/c", "")
+	s.want(204, "MOVE", "/d", "", "Destination", "/h") // tree over file
+	s.content("/h/f", "f")
+	s.want(201, "PUT", "/i", "i")
+	s.want(204, "MOVE", "/i", "", "Destination", "/h") // file over tree
+	s.content("/h", "i")
+	s.want(201, "MOVE", "/h", "", "Destination", "/j")
+	a, err := s.fs.Lookup(t.Context(), fs.Root, "j")
+	if err == nil {
+		_, err = s.fs.Link(t.Context(), a.Ino, fs.Root, "k")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.want(204, "MOVE", "/j", "", "Destination", "/k") // two names of one file
+	s.want(404, "GET", "/j", "")
+	s.content("/k", "i")
+	s.want(403, "MOVE", "/k", "", "Destination", "/k")
+	s.want(403, "MOVE", "/k", "", "Destination", "/")
+	s.want(400, "MOVE", "/k", "", "Destination", "/x", "Depth", "0")
+	if names := listNames(t, s.fs, fs.Root); len(names) != 1 {
+		t.Errorf("the root holds %q", names)
+	}
+}
+
+// TestInterruptedCopy: a process that dies in the middle of a COPY or a MOVE over a tree leaves what the
+// next one removes.
+func TestInterruptedCopy(t *testing.T) {
+	dying := &faultFS{FS: memfs.New()}
+	s := newTestServer(t, func(o *options) { o.FS = dying })
+	for _, c := range []string{"/c", "/d"} {
+		s.want(201, "MKCOL", c, "")
+		s.want(201, "PUT", c+"/f", c)
+	}
+	crash := errors.New("crash")
+	dead := false
+	dying.rename = func(string, string) error { dead = true; return crash }
+	dying.rmdir = func(string) error {
+		if dead {
+			return crash
+		}
+		return nil
+	}
+	s.want(500, "COPY", "/c", "", "Destination", "/d")
+	if names := listNames(t, dying, fs.Root); len(names) != 3 {
+		t.Errorf("nothing was left behind: %q", names)
+	}
+	if a := s.want(207, "PROPFIND", "/", "", "Depth", "1"); strings.Contains(a.body, "gabion-copy") {
+		t.Error("an unfinished copy is listed")
+	}
+	dying.rename = nil
+	s.want(500, "MOVE", "/c", "", "Destination", "/d") // the exchange happened, the removal did not
+	dying.rmdir = nil
+
+	s.restart()
+	if names := listNames(t, dying, fs.Root); fmt.Sprint(names) != "[d]" {
+		t.Errorf("after the restart the root holds %q", names)
+	}
+}
+
+func TestFailedCopyLeavesNothing(t *testing.T) {
+	bad := &faultFS{FS: memfs.New()}
+	s := newTestServer(t, func(o *options) { o.FS = bad })
+	s.want(201, "MKCOL", "/c", "")
+	s.want(201, "PUT", "/c/f", "x")
+	s.want(201, "MKCOL", "/d", "")
+	bad.rename = func(string, string) error { return &fs.OpError{Op: "rename", Err: fs.ErrNoSpace} }
+	s.want(507, "COPY", "/c", "", "Destination", "/new")
+	s.want(507, "COPY", "/c", "", "Destination", "/d")
+	s.want(507, "MOVE", "/c", "", "Destination", "/new")
+	if names := listNames(t, bad, fs.Root); len(names) != 2 {
+		t.Errorf("the root holds %q", names)
+	}
+}
+
+func TestDeleteThatFailsInPart(t *testing.T) {
+	bad := &faultFS{FS: memfs.New()}
+	s := newTestServer(t, func(o *options) { o.FS = bad })
+	for _, c := range []string{"/c", "/c/a", "/c/b"} {
+		s.want(201, "MKCOL", c, "")
+	}
+	bad.rmdir = func(name string) error {
+		if name == "a" {
+			return fs.ErrIO
+		}
+		return nil
+	}
+	a := s.want(207, "DELETE", "/c", "")
+	if !strings.Contains(a.body, "<D:href>/c/a/</D:href><D:status>HTTP/1.1 500") || strings.Contains(a.body, "/c/b") {
+		t.Error(a.body)
+	}
+	s.want(404, "GET", "/c/b", "")
+	bad.rmdir = nil
+	s.want(204, "DELETE", "/c", "")
+}
+
+// TestManyClients runs everything at once and looks whether the tree is still one.
+func TestManyClients(t *testing.T) {
+	s := newTestServer(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	paths := []string{"/a", "/b", "/c", "/a/x", "/b/x", "/a/x/y", "/c/z"}
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(w)))
+			pick := func() string { return paths[r.IntN(len(paths))] }
+			for range 150 {
+				var a answer
+				switch r.IntN(9) {
+				case 0:
+					a = s.do("PUT", pick(), strings.Repeat("x", r.IntN(300000)))
+				case 1, 2:
+					a = s.do("MKCOL", pick(), "")
+				case 3:
+					a = s.do("DELETE", pick(), "")
+				case 4:
+					a = s.do("COPY", pick(), "", "Destination", pick())
+				case 5:
+					a = s.do("MOVE", pick(), "", "Destination", pick())
+				case 6:
+					a = s.do("GET", pick(), "")
+				case 7:
+					a = s.do("PROPFIND", pick(), "", "Depth", "1")
+				case 8:
+					p := pick()
+					if a = s.do("LOCK", p, lockExclusive); a.status < 300 {
+						a = s.do("UNLOCK", p, "", "Lock-Token", a.header.Get("Lock-Token"))
+						if a.status == 409 {
+							a.status = 0 // removed with its resource
+						}
+					}
+				}
+				if a.status >= 500 {
+					t.Errorf("worker %d: %d %s", w, a.status, a.body)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.handler.LockCount(); n != 0 {
+		t.Errorf("%d locks are left", n)
+	}
+	for _, name := range listNames(t, s.fs, fs.Root) {
+		s.want(204, "DELETE", "/"+name, "")
+		if strings.HasPrefix(name, ".") {
+			t.Errorf("%s was left", name)
+		}
+	}
+	st, err := s.fs.StatFS(context.Background())
+	if n := st.Files - st.FilesFree; err != nil || n != 1 {
+		t.Errorf("%d inodes are left, want the root (%v)", n, err)
+	}
+}
+
+func TestRelaxedDoesNotSync(t *testing.T) {
+	for _, relaxed := range []bool{false, true} {
+		f := &faultFS{FS: memfs.New()}
+		s := newTestServer(t, func(o *dav.Options) { o.FS = f; o.Relaxed = relaxed })
+		var syncs int
+		f.fsync = func(fs.Ino) error { syncs++; return nil }
+		for _, r := range [][]string{{"PUT", "/f"}, {"PUT", "/f"}, {"MKCOL", "/c"}, {"COPY", "/f", "Destination", "/c/f"},
+			{"MOVE", "/f", "Destination", "/c/g"}, {"DELETE", "/c/g"}, {"LOCK", "/l"}} {
+			before, body := syncs, ""
+			if r[0] == "LOCK" {
+				body = lockExclusive
+			}
+			if a := s.do(r[0], r[1], body, r[2:]...); a.status >= 300 || (syncs > before) == relaxed {
+				t.Errorf("relaxed %v: %s %s: status %d, %d syncs", relaxed, r[0], r[1], a.status, syncs-before)
+			}
+		}
+	}
+}
