@@ -116,7 +116,7 @@ func decodeBatch(b []byte, fn func(op) error) (h header, err error) {
 		return h, fmt.Errorf("%w: %d bytes", errBatch, len(b))
 	}
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return h, fmt.Errorf("%w: %v", errBatch, protowire.ParseError(n))
 		}
@@ -150,9 +150,18 @@ func decodeBatch(b []byte, fn func(op) error) (h header, err error) {
 	return h, nil
 }
 
+// consumeTag is protowire's, with the upper bound on field numbers that generated code has.
+func consumeTag(b []byte) (protowire.Number, protowire.Type, int) {
+	num, typ, n := protowire.ConsumeTag(b)
+	if n >= 0 && num > protowire.MaxValidNumber {
+		return 0, 0, -1
+	}
+	return num, typ, n
+}
+
 func decodeOp(b []byte) (o op, err error) {
 	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
+		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return o, fmt.Errorf("%w: %v", errBatch, protowire.ParseError(n))
 		}

@@ -100,7 +100,7 @@ type Op struct {
 	// the key and the value (each of the first two preceded by its length as four bytes, little endian).
 	// It is computed once, where the transaction ran, and travels with the value into the state file.
 	// Absent for a delete.
-	Sealed        []byte `protobuf:"bytes,4,opt,name=sealed,proto3,oneof" json:"sealed,omitempty"`
+	Sealed        []byte `protobuf:"bytes,3,opt,name=sealed,proto3,oneof" json:"sealed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,7 +169,7 @@ const file_writebatch_proto_rawDesc = "" +
 	"\x02Op\x12\x1a\n" +
 	"\bkeyspace\x18\x01 \x01(\fR\bkeyspace\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x1b\n" +
-	"\x06sealed\x18\x04 \x01(\fH\x00R\x06sealed\x88\x01\x01B\t\n" +
+	"\x06sealed\x18\x03 \x01(\fH\x00R\x06sealed\x88\x01\x01B\t\n" +
 	"\a_sealedB,Z*github.com/gabionfs/gabion/kv/raftkv/logpbb\x06proto3"
 
 var (
