@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -38,6 +37,7 @@ func intact(t *testing.T, p *process) {
 }
 
 func TestMissingDisks(t *testing.T) {
+	t.Parallel()
 	data := filled(t)
 	gabion(t, "status", "--data", data).want(t, 0, "ok")
 	for _, lost := range []string{"asd-02", "asd-05"} {
@@ -47,9 +47,7 @@ func TestMissingDisks(t *testing.T) {
 	}
 	p := up(t, "--data", data, anyPort)
 	for _, lost := range []string{"asd-02", "asd-05"} {
-		if !strings.Contains(p.stderr.String(), lost+" is missing") {
-			t.Errorf("up does not name %s:\n%s", lost, p.stderr.String())
-		}
+		p.says(lost + " is missing")
 		if _, err := os.Stat(filepath.Join(data, lost)); err == nil {
 			t.Errorf("%s was made again", lost)
 		}
@@ -62,6 +60,7 @@ func TestMissingDisks(t *testing.T) {
 // TestEmptyFolders: a folder that is empty is a lost disk, until it is given with --asd: then it is a new
 // one, and the lost one stays lost.
 func TestEmptyFolders(t *testing.T) {
+	t.Parallel()
 	data := filled(t)
 	lost := filepath.Join(data, "asd-03")
 	before := disks(t, data)
@@ -72,9 +71,7 @@ func TestEmptyFolders(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := up(t, "--data", data, anyPort)
-	if !strings.Contains(p.stderr.String(), "asd-03 is missing") {
-		t.Errorf("an empty folder is not told as missing:\n%s", p.stderr.String())
-	}
+	p.says("asd-03 is missing")
 	p.stop()
 	if left, _ := os.ReadDir(lost); len(left) != 0 {
 		t.Fatalf("the empty folder was claimed without being asked for: %v", left)
@@ -103,6 +100,7 @@ func TestEmptyFolders(t *testing.T) {
 }
 
 func TestForeignDisk(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	mine, other := filepath.Join(dir, "mine"), filepath.Join(dir, "other")
 	up(t, "--data", other, anyPort, "--asds", "2").stop()
@@ -117,13 +115,12 @@ func TestForeignDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := up(t, "--data", mine, anyPort)
-	if !strings.Contains(p.stderr.String(), "asd-01") {
-		t.Errorf("up does not name the foreign disk:\n%s", p.stderr.String())
-	}
+	p.says("asd-01")
 	p.stop()
 }
 
 func TestAddAndDisable(t *testing.T) {
+	t.Parallel()
 	data := filled(t)
 	extra := filepath.Join(filepath.Dir(data), "extra")
 	p := up(t, "--data", data, anyPort)
@@ -157,6 +154,7 @@ func TestAddAndDisable(t *testing.T) {
 }
 
 func TestDisksElsewhere(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	args := []string{"--data", filepath.Join(dir, "data"), anyPort}
 	for _, d := range []string{"a", "b", "c"} {

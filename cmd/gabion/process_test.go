@@ -94,6 +94,17 @@ func upWith(t *testing.T, cmd *exec.Cmd) *process {
 	return p
 }
 
+// says waits until the process has printed text to standard error.
+func (p *process) says(text string) {
+	p.t.Helper()
+	for deadline := time.Now().Add(patience); !strings.Contains(p.stderr.String(), text); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			p.t.Errorf("does not say %q:\n%s", text, p.stderr.String())
+			return
+		}
+	}
+}
+
 // kill ends the process as a crash does, and detaches the mount that it leaves behind.
 func (p *process) kill() {
 	p.crash()

@@ -33,6 +33,7 @@ func stores(t *testing.T, test func(t *testing.T, run func(in string, args ...st
 }
 
 func TestKVCommands(t *testing.T) {
+	t.Parallel()
 	stores(t, func(t *testing.T, run func(string, ...string) result) {
 		run("", "kv", "get", "colour").want(t, 1, "not found")
 		run("", "kv", "delete", "colour").want(t, 1, "absent")
@@ -65,6 +66,7 @@ func TestKVCommands(t *testing.T) {
 }
 
 func TestObjectCommands(t *testing.T) {
+	t.Parallel()
 	stores(t, func(t *testing.T, run func(string, ...string) result) {
 		file := filepath.Join(t.TempDir(), "file")
 		big := strings.Repeat("0123456789abcdef", 9<<16)

@@ -81,7 +81,7 @@ c are durable, at most x on one node. Repeat --policy for fallbacks, best first.
 	fl.BoolVar(&f.noAllowOther, "no-allow-other", false, "keep other users out of the mount")
 	fl.StringVar(&f.memory, "memory", "400MiB", "soft `limit` of the process's heap")
 	fl.StringVar(&f.pprof, "pprof", "", "loopback `address` to serve net/http/pprof on")
-	fl.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	fl.StringVar(&f.level, "log-level", "warn", "debug, info, warn or error")
 	cmd.MarkFlagsMutuallyExclusive("allow-other", "no-allow-other")
 	return cmd
 }

@@ -8,6 +8,7 @@ import (
 )
 
 func TestBadUsage(t *testing.T) {
+	t.Parallel()
 	data := filepath.Join(t.TempDir(), "data")
 	password := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(password, []byte("secret\n"), 0o600); err != nil {
@@ -78,6 +79,7 @@ func TestBadUsage(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
+	t.Parallel()
 	for _, cmd := range []string{"", "up", "status", "fsck", "asd", "asd list", "asd add", "asd disable", "version", "bench",
 		"kv", "kv get", "kv set", "kv delete", "kv range", "kv sequence", "object", "object ls", "object put", "object get", "object stat", "object rm"} {
 		r := gabion(t, append(strings.Fields(cmd), "--help")...)
@@ -89,6 +91,7 @@ func TestHelp(t *testing.T) {
 }
 
 func TestNothingThere(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"status"}, {"fsck"}, {"asd", "list"}, {"kv", "get", "x"}, {"object", "ls"}} {
 		dir := filepath.Join(t.TempDir(), "data")
 		r := gabion(t, append(args, "--data", dir)...)

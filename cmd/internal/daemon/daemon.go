@@ -61,6 +61,7 @@ type run struct {
 	started time.Time
 
 	dir       *datadir.Dir
+	claims    []claim // folders that become disks of a new data directory
 	node      *node.Node
 	dav       *dav.Server
 	mount     *mount.Server
@@ -217,6 +218,9 @@ func (r *run) stop() error {
 		add("stopping pprof", r.pprof.Close())
 	}
 	if r.dir != nil {
+		if r.dir.Config.State != datadir.Ready {
+			add("disks", takeBack(r.claims))
+		}
 		add("data directory", r.dir.Abandon()) // only an unfinished creation is taken back
 	}
 	return errors.Join(errs...)

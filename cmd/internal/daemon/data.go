@@ -14,13 +14,16 @@ const defaultASDs = 6
 
 // openData opens the data directory, or creates it when there is none.
 func (r *run) openData() error {
-	_, err := datadir.Probe(r.o.Data)
+	c, err := datadir.Probe(r.o.Data)
 	if errors.Is(err, datadir.ErrAbsent) {
-		r.dir, err = r.createData()
+		r.dir, err = r.createData(c.Cluster)
 		return r.explainInUse(err)
 	}
 	if err != nil {
 		return r.explainInUse(err)
+	}
+	if err := r.checkFolders(c.Cluster); err != nil {
+		return err
 	}
 	d, err := datadir.Open(r.o.Data)
 	if err != nil {
@@ -43,9 +46,17 @@ func (r *run) explainInUse(err error) error {
 	return err
 }
 
-func (r *run) createData() (*datadir.Dir, error) {
+// createData makes the data directory. interrupted is the cluster of a creation that was cut off, or "":
+// its folders elsewhere may be claimed for it already.
+func (r *run) createData(interrupted string) (*datadir.Dir, error) {
 	c := datadir.NewConfig()
+	if interrupted != "" {
+		c.Cluster = interrupted
+	}
 	c.Policies = r.o.Policies
+	if err := r.checkFolders(c.Cluster); err != nil {
+		return nil, err
+	}
 	base, err := filepath.Abs(r.o.Data)
 	if err != nil {
 		return nil, err
@@ -71,7 +82,11 @@ func (r *run) createData() (*datadir.Dir, error) {
 	if err := usable(c.Policies, len(c.ASDs)); err != nil {
 		return nil, err
 	}
-	return datadir.Create(base, c)
+	d, err := datadir.Create(base, c)
+	if err == nil {
+		r.claims = emptyFolders(r.o.ASDDirs)
+	}
+	return d, err
 }
 
 // usable refuses policies of which none could be met with n disks, all on this one node.
