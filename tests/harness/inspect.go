@@ -1,0 +1,147 @@
+package harness
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Status is what the tests read of `gabion status --json`.
+type Status struct {
+	Health   string   `json:"health"`
+	Reasons  []string `json:"reasons"`
+	Capacity struct {
+		Total int64 `json:"total"`
+		Used  int64 `json:"used"`
+		Free  int64 `json:"free"`
+	} `json:"capacity"`
+	Disks   []Disk `json:"disks"`
+	Objects struct {
+		Total    int64    `json:"total"`
+		Bytes    int64    `json:"bytes"`
+		Stored   int64    `json:"stored"`
+		Degraded []Safety `json:"degraded"`
+	} `json:"objects"`
+	Maintenance struct {
+		Task   string `json:"task"`
+		Left   int64  `json:"left"`
+		Healed int64  `json:"healed"`
+		Bad    int64  `json:"bad"`
+		Errors int64  `json:"errors"`
+	} `json:"maintenance"`
+}
+
+// Safety counts the objects that survive Spare more losses, of Full when they are whole.
+type Safety struct {
+	Spare   int   `json:"spare"`
+	Full    int   `json:"full"`
+	Objects int64 `json:"objects"`
+}
+
+// Disk is one of Status.
+type Disk struct {
+	ID    string `json:"id"`
+	Dir   string `json:"dir"`
+	State string `json:"state"`
+	Used  int64  `json:"used"`
+	Free  int64  `json:"free"`
+}
+
+// Report is what the tests read of `gabion fsck --json`.
+type Report struct {
+	Clean    bool `json:"clean"`
+	Problems []struct {
+		Kind string `json:"kind"`
+		Text string `json:"text"`
+	} `json:"problems"`
+	Summary struct {
+		Checked map[string]int64 `json:"checked"`
+	} `json:"summary"`
+}
+
+// Status asks for the status. Its exit code must agree with the health.
+func (g *Gabion) Status() Status {
+	g.t.Helper()
+	out, errs, code := g.Command("status", "--json")
+	var s Status
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		g.t.Fatalf("gabion status: exit code %d, %v\n%s%s", code, err, out, errs)
+	}
+	if want, ok := map[string]int{"ok": 0, "degraded": 3, "lost": 4}[s.Health]; !ok || code != want {
+		g.t.Fatalf("gabion status: health %q with exit code %d\n%s%s", s.Health, code, out, errs)
+	}
+	return s
+}
+
+// Fsck checks, with every checksum when data is set, and returns the report.
+func (g *Gabion) Fsck(data bool) (Report, int) {
+	g.t.Helper()
+	args := []string{"fsck", "--json"}
+	if data {
+		args = append(args, "--data-checksums")
+	}
+	out, errs, code := g.Command(args...)
+	var r Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		g.t.Fatalf("gabion fsck: exit code %d, %v\n%s%s", code, err, out, errs)
+	}
+	return r, code
+}
+
+// Clean wants a check with every checksum to find nothing.
+func (g *Gabion) Clean() {
+	g.t.Helper()
+	r, code := g.Fsck(true)
+	if r.Clean && code == 0 && len(r.Problems) == 0 {
+		if len(r.Summary.Checked) == 0 {
+			g.t.Fatal("gabion fsck says clean and checked nothing")
+		}
+		return
+	}
+	var b strings.Builder
+	for i, p := range r.Problems {
+		if i == 40 {
+			fmt.Fprintf(&b, "and %d more\n", len(r.Problems)-i)
+			break
+		}
+		fmt.Fprintf(&b, "%s: %s\n", p.Kind, p.Text)
+	}
+	g.t.Errorf("gabion fsck: exit code %d, clean %v, %d problems\n%s", code, r.Clean, len(r.Problems), b.String())
+}
+
+// WaitHealth waits until the status says health.
+func (g *Gabion) WaitHealth(health string, limit time.Duration) {
+	g.t.Helper()
+	var s Status
+	for end := time.Now().Add(Patience(limit)); ; time.Sleep(100 * time.Millisecond) {
+		if s = g.Status(); s.Health == health {
+			return
+		}
+		if time.Now().After(end) {
+			g.t.Fatalf("not %s within %v: %+v", health, Patience(limit), s)
+		}
+	}
+}
+
+// PeakRSS returns the most memory the process ever had resident, in bytes.
+func (g *Gabion) PeakRSS() int64 {
+	g.t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.PID()))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				g.t.Fatal(err)
+			}
+			return n << 10
+		}
+	}
+	g.t.Fatalf("no VmHWM in /proc/%d/status", g.PID())
+	return 0
+}
