@@ -82,16 +82,33 @@ func unmarshalState(b []byte) (st state, err error) {
 	return st, err
 }
 
-// openBase opens the state file, creating it when create is set.
-func openBase(path string, mapped int, create bool) (_ *base, st state, err error) {
-	defer guard(path, &err)
-	if _, serr := os.Stat(path); serr != nil && !(create && errors.Is(serr, os.ErrNotExist)) {
-		return nil, st, &kv.CorruptError{What: path, Err: serr}
+// createBase creates an empty state file, whole or not at all.
+func createBase(path string) error {
+	_ = os.Remove(path + ".new")
+	db, err := bolt.Open(path+".new", 0o600, nil)
+	if err != nil {
+		return err
 	}
-	if fi, serr := os.Stat(path); serr == nil {
-		for int64(mapped) < 2*fi.Size() {
-			mapped *= 2
-		}
+	err = db.Update(func(tx *bolt.Tx) error { return putState(tx, state{}) })
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// openBase opens the state file, with at least mapped bytes of address space.
+func openBase(path string, mapped int) (_ *base, st state, err error) {
+	defer guard(path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	size, err := statFile(path)
+	if err != nil {
+		return nil, st, &kv.CorruptError{What: path, Err: err}
+	}
+	for int64(mapped) < 2*size {
+		mapped *= 2
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:         time.Second,
@@ -108,17 +125,11 @@ func openBase(path string, mapped int, create bool) (_ *base, st state, err erro
 	err = db.View(func(tx *bolt.Tx) error {
 		m := tx.Bucket(metaBucket)
 		if m == nil {
-			return os.ErrNotExist
+			return errors.New("it has no state record")
 		}
 		st, err = unmarshalState(m.Get(stateKey))
 		return err
 	})
-	if errors.Is(err, os.ErrNotExist) && create {
-		err = db.Update(func(tx *bolt.Tx) error { return putState(tx, st) })
-		if err == nil {
-			err = syncDir(filepath.Dir(path))
-		}
-	}
 	if err != nil {
 		_ = db.Close()
 		return nil, st, &kv.CorruptError{What: path, Err: err}

@@ -152,7 +152,7 @@ func (s *Store) growBase() error {
 	if err != nil || fi < int64(s.base.mapped)*3/4 {
 		return err
 	}
-	return s.swapBase(func(b *base) (*base, state, error) { return openBase(b.path, 2*b.mapped, false) }, nil)
+	return s.swapBase(func(b *base) (*base, state, error) { return openBase(b.path, 2*b.mapped) }, nil)
 }
 
 // swapBase waits until no view is open, closes the state file and opens another in its place. adopt

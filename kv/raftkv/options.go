@@ -31,6 +31,8 @@ type Options struct {
 	// FlushBytes is how much the memory tables gather before they are written to the state file;
 	// 48 MiB when 0. Up to twice as much is held before updates wait.
 	FlushBytes int64
+	// SegmentBytes is the size of a file of the log; 16 MiB when 0.
+	SegmentBytes int64
 	// MaxPending bounds the bytes that are sequenced and not committed; 16 MiB when 0.
 	MaxPending int64
 	// Window is how long an Ordered update may wait for company before its batch goes to the log;

@@ -2,6 +2,7 @@ package raftkv_test
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -11,7 +12,12 @@ import (
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		runChild(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func open(t testing.TB, o raftkv.Options) *raftkv.Store {
 	t.Helper()

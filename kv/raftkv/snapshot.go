@@ -230,7 +230,7 @@ func (s *Store) restore() error {
 		if err := syncDir(s.opts.Dir); err != nil {
 			return nil, state{}, err
 		}
-		return openBase(old.path, old.mapped, false)
+		return openBase(old.path, old.mapped)
 	}
 	err := s.swapBase(open, func(st state) {
 		s.active, s.flushing = newMemtable(), nil

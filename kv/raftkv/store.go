@@ -132,13 +132,23 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 func (s *Store) openFiles() error {
 	_ = os.Remove(filepath.Join(s.opts.Dir, incomingFile)) // a snapshot that was not received whole
 	var err error
-	s.wal, err = raftlog.Open(raftlog.Options{Dir: filepath.Join(s.opts.Dir, logDir), Logger: s.log, OnFailure: s.fail})
+	s.wal, err = raftlog.Open(raftlog.Options{
+		Dir: filepath.Join(s.opts.Dir, logDir), Logger: s.log, OnFailure: s.fail, SegmentBytes: s.opts.SegmentBytes,
+	})
 	if err != nil {
 		return err
 	}
 	first, _ := s.wal.FirstIndex()
 	last, _ := s.wal.LastIndex()
-	base, st, err := openBase(filepath.Join(s.opts.Dir, stateFile), firstMap, last == 0)
+	_, err = s.wal.GetUint64([]byte("CurrentTerm"))
+	known := last != 0 || err == nil // raft has run here
+	path := filepath.Join(s.opts.Dir, stateFile)
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && !known {
+		if err := createBase(path); err != nil {
+			return fmt.Errorf("raftkv: create %s: %w", path, err)
+		}
+	}
+	base, st, err := openBase(path, firstMap)
 	if err != nil {
 		return err
 	}
