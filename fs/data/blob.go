@@ -60,6 +60,9 @@ type packRow struct {
 
 const flagSolo = 1
 
+// sparse reports whether a shared pack is mostly garbage, and so worth rewriting.
+func (r *packRow) sparse() bool { return !r.solo && r.live*2 < r.total }
+
 func (r *packRow) encode() []byte {
 	b := make([]byte, 0, 48)
 	var flags uint64

@@ -158,16 +158,16 @@ func (l *ledger) finish() {
 		}
 	}
 	for id, r := range l.packs {
-		switch {
-		case r.blobs == 0 && !l.s.pins.pinned(id):
+		pinned := l.s.pins.pinned(id)
+		if r.blobs == 0 && !pinned {
 			l.t.Delete(ksPack, u64key(id))
 			l.t.Put(ksDead, u64key(id), nil)
 			l.dead = true
-		default:
-			l.t.Put(ksPack, u64key(id), r.encode())
-			if !r.solo && r.live*2 < r.total {
-				l.sparse = append(l.sparse, id)
-			}
+			continue
+		}
+		l.t.Put(ksPack, u64key(id), r.encode())
+		if r.sparse() && !pinned {
+			l.sparse = append(l.sparse, id)
 		}
 	}
 }

@@ -99,9 +99,13 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 	if err := s.load(ctx); err != nil {
 		return nil, fmt.Errorf("open content: %w", s.fsError(err))
 	}
+	// What a crash left: objects of its last second or so, since the reaper settles every second.
+	if err := s.collect(ctx, s.settled); err != nil {
+		return nil, fmt.Errorf("open content: collect what the last run left: %w", s.fsError(err))
+	}
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	for _, work := range []func(context.Context){s.flusher.run, s.folder.run, s.reaper.run, s.rewriter.run, s.recover} {
+	for _, work := range []func(context.Context){s.flusher.run, s.folder.run, s.reaper.run, s.rewriter.run} {
 		s.workers.Add(1)
 		go func() {
 			defer s.workers.Done()
@@ -149,13 +153,6 @@ func (s *Store) load(ctx context.Context) error {
 			return true
 		})
 	})
-}
-
-// recover collects what the last run left behind when it was killed.
-func (s *Store) recover(ctx context.Context) {
-	if err := s.collect(ctx, s.settled); err != nil && ctx.Err() == nil {
-		s.log.Error("objects of an unclean stop stay until the next start", "err", err)
-	}
 }
 
 // Close commits what is dirty, stops the background work, and makes everything durable.

@@ -264,13 +264,16 @@ func (u *upload) unpin(ctx context.Context) {
 	}
 }
 
-// bury marks those of the packs dead that no blob is in.
+// bury marks those of the packs dead that no blob is in, and has those rewritten that are sparse.
 func (s *Store) bury(ctx context.Context, packs []uint64) error {
 	var empty []uint64
 	unused := func(r kv.Reader, id uint64) (bool, error) {
 		row, err := getPack(r, id)
 		if errors.Is(err, kv.ErrNotFound) {
 			return true, nil
+		}
+		if err == nil && row.blobs > 0 && row.sparse() {
+			s.rewriter.add(id)
 		}
 		return err == nil && row.blobs == 0, err
 	}
