@@ -12,7 +12,11 @@ import (
 
 const (
 	compactBatch    = 4 << 20 // bytes copied by one frame
-	compactBatchOps = 1024
+	compactBatchOps = 8192
+	// minGain is what the compaction of a segment must bring, beside the fraction. Copies are dense up to a page per
+	// frame; without a bound well above that, compaction could go on for ever for the sake of the last page.
+	minGain    = 32 << 10
+	minGarbage = 0.02
 	// compactChunk bounds how many records are sorted at a time.
 	compactChunk = 32 << 10
 )
@@ -34,14 +38,14 @@ func (a *ASD) Compact(ctx context.Context) error {
 
 // compactWhile compacts segments, those with the most garbage first, while there is one with at least that
 // fraction of it.
-func (a *ASD) compactWhile(ctx context.Context, minGarbage float64, rate int64) error {
+func (a *ASD) compactWhile(ctx context.Context, fraction float64, rate int64) error {
 	a.compactMu.Lock()
 	defer a.compactMu.Unlock()
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		s, err := a.victim(minGarbage)
+		s, err := a.victim(fraction)
 		if err != nil || s == nil {
 			return err
 		}
@@ -78,15 +82,20 @@ func (s *segment) garbage() int64 {
 	return s.state.end - segmentStart - s.state.live - s.state.deletes
 }
 
+// empty reports whether nothing in the segment is needed.
+func (s *segment) empty() bool { return s.state.live == 0 && s.state.records == 0 && s.state.deletes == 0 }
+
+// worth reports whether that gain is worth the compaction.
+func (s *segment) worth(gain int64, fraction float64) bool {
+	return gain >= minGain && float64(gain) >= max(fraction, minGarbage)*float64(s.state.end-segmentStart)
+}
+
 // victim chooses the segment to compact next; nil when none is worth it.
-func (a *ASD) victim(minGarbage float64) (*segment, error) {
-	if err := a.recountDeletes(minGarbage); err != nil {
+func (a *ASD) victim(fraction float64) (*segment, error) {
+	if err := a.recountDeletes(fraction); err != nil {
 		return nil, err
 	}
-	worth := func(s *segment) bool {
-		size := s.state.end - segmentStart
-		return size > 0 && float64(s.garbage()) >= minGarbage*float64(size) && !s.missing
-	}
+	worth := func(s *segment) bool { return !s.missing && (s.empty() || s.worth(s.garbage(), fraction)) }
 	t := &a.table
 	t.RLock()
 	var best *segment
@@ -119,14 +128,14 @@ func (a *ASD) victim(minGarbage float64) (*segment, error) {
 
 // recountDeletes finds out for segments with many deletes which of them are still needed. Freed segments
 // make deletes needless, and nothing else tells.
-func (a *ASD) recountDeletes(minGarbage float64) error {
+func (a *ASD) recountDeletes(fraction float64) error {
 	freed := a.counters.freedSegment.Load()
 	t := &a.table
 	t.RLock()
 	var list []*segment
 	for _, s := range t.segments {
-		size := s.state.end - segmentStart
-		if s.sealed && !s.dying && !s.missing && s.counted != freed && float64(s.garbage()+s.state.deletes) >= minGarbage*float64(size) && s.state.deletes > 0 {
+		if s.sealed && !s.dying && !s.missing && s.counted != freed && s.state.deletes > 0 &&
+			(s.state.records == 0 || s.worth(s.garbage()+s.state.deletes, fraction)) {
 			list = append(list, s)
 		}
 	}
@@ -210,7 +219,7 @@ func (a *ASD) compactSegment(ctx context.Context, s *segment, rate int64) error 
 		return err
 	}
 	a.table.RLock()
-	empty := s.state.live == 0 && s.state.records == 0 && s.state.deletes == 0
+	empty := s.empty()
 	a.table.RUnlock()
 	if !empty {
 		damaged, err := a.walk(s, c.collect)
@@ -337,7 +346,7 @@ func (c *compactor) copy(moves []op, size int64) error {
 		}
 		b := c.a.buffers.Get(m.size)
 		bufs = append(bufs, b)
-		m.payload, m.aligned = [][]byte{b.Bytes()}, m.size >= minAligned
+		m.payload = [][]byte{b.Bytes()} // never aligned: copies are packed
 		at := int64(m.from.page)*pageSize + int64(m.from.off)
 		if _, err := f.ReadAt(b.Bytes(), at); err != nil {
 			return err
