@@ -138,11 +138,31 @@ func (c *chunkHeal) run(ctx context.Context) error {
 	if err := c.gather(ctx, places); err != nil {
 		return err
 	}
+	// All changes go into the manifest at once: two fragments may trade places.
+	to := make(map[int]manifest.Fragment)
+	var errs []error
 	for i, d := range places {
-		if err := c.write(ctx, i, d); err != nil {
-			return err
+		f, err := c.write(ctx, i, d)
+		if err != nil {
+			errs = append(errs, err)
+			continue
 		}
+		to[i] = f
 	}
+	if len(to) > 0 {
+		errs = append(errs, c.replace(ctx, to))
+	}
+	return errors.Join(errs...)
+}
+
+// replace makes the manifest name the fragments that were written anew.
+func (c *chunkHeal) replace(ctx context.Context, to map[int]manifest.Fragment) error {
+	if err := c.change(ctx, to); err != nil {
+		return err
+	}
+	c.h.Rebuilt += len(to)
+	c.h.Bytes += int64(len(to) * c.c.FragmentLen())
+	c.s.c.o.Trouble.Obsolete(c.s.nsm)
 	return nil
 }
 
@@ -160,7 +180,7 @@ func (c *chunkHeal) good(ctx context.Context, i int, f manifest.Fragment) (bool,
 	if err := c.read(ctx, i, b.B); err != nil {
 		return false, nil // it never landed: write it anew
 	}
-	err := c.change(ctx, i, manifest.Fragment{Disk: f.Disk, Version: f.Version, Sum: f.Sum})
+	err := c.change(ctx, map[int]manifest.Fragment{i: {Disk: f.Disk, Version: f.Version, Sum: f.Sum}})
 	if err == nil {
 		c.h.Confirmed++
 	}
@@ -221,6 +241,12 @@ func (c *chunkHeal) places(wanted []int) map[int]*manager.Disk {
 	order, _ := choose(usable, objstore.Policy{K: max(1, len(usable)), X: max(1, len(usable))}, c.m.ID)
 	out := make(map[int]*manager.Disk)
 	for _, i := range wanted {
+		// A fragment that is bad on a disk that is well stays there.
+		if d := c.s.c.o.Disks.Disk(c.c.Fragments[i].Disk); d != nil && d.Writable() && !used[d.ID()] && perNode[d.Node()] < x {
+			out[i] = d
+			take(d)
+			continue
+		}
 		for _, d := range order {
 			if !used[d.ID()] && perNode[d.Node()] < x {
 				out[i] = d
@@ -276,31 +302,25 @@ func (c *chunkHeal) gather(ctx context.Context, places map[int]*manager.Disk) er
 	return code.Reconstruct(c.shards, wanted)
 }
 
-// write puts fragment i on d under a new version, and into the manifest.
-func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) error {
+// write puts fragment i on d under a new version.
+func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) (manifest.Fragment, error) {
 	f := c.c.Fragments[i]
 	sums := crc.Blocks(nil, c.shards[i])
 	if got := crc.Join(sums, len(c.shards[i])); got != f.Sum {
 		// The parts were each what the manifest says, so this is an error of ours, or of memory.
-		return &objstore.CorruptError{What: "rebuilt fragment " + c.key(i).String(), Err: fmt.Errorf("checksum %08x, the manifest says %08x", got, f.Sum)}
+		return f, &objstore.CorruptError{What: "rebuilt fragment " + c.key(i).String(), Err: fmt.Errorf("checksum %08x, the manifest says %08x", got, f.Sum)}
 	}
 	if err := c.o.Spend(ctx, len(c.shards[i])); err != nil {
-		return err
+		return f, err
 	}
 	key := c.key(i)
 	key.Version++
 	info := (&manifest.Recovery{Name: c.name, ID: c.m.ID, Size: c.m.Size, Compression: c.m.Compression,
 		Chunks: len(c.m.Chunks), Offset: c.offset(), Chunk: *c.c}).Encode(nil)
 	if err := c.s.c.putFragment(ctx, d, key, info, c.shards[i], sums); err != nil {
-		return fmt.Errorf("fragment %v to disk %d: %w", key, d.ID(), err)
+		return f, fmt.Errorf("fragment %v to disk %d: %w", key, d.ID(), err)
 	}
-	if err := c.change(ctx, i, manifest.Fragment{Disk: d.ID(), Version: key.Version, Sum: f.Sum}); err != nil {
-		return err
-	}
-	c.h.Rebuilt++
-	c.h.Bytes += int64(len(c.shards[i]))
-	c.s.c.o.Trouble.Obsolete(c.s.nsm)
-	return nil
+	return manifest.Fragment{Disk: d.ID(), Version: key.Version, Sum: f.Sum}, nil
 }
 
 func (c *chunkHeal) offset() (off int64) {
@@ -312,15 +332,16 @@ func (c *chunkHeal) offset() (off int64) {
 
 var errChanged = errors.New("the manifest has changed meanwhile")
 
-// change replaces fragment i in the manifest if it is still the one that was looked at.
-func (c *chunkHeal) change(ctx context.Context, i int, to manifest.Fragment) error {
-	was := c.c.Fragments[i]
+// change replaces fragments in the manifest if they are still as they were when they were looked at.
+func (c *chunkHeal) change(ctx context.Context, to map[int]manifest.Fragment) error {
 	return c.s.nsm.Change(ctx, c.name, c.m.ID, func(m *manifest.Manifest) error {
-		f := &m.Chunks[c.index].Fragments[i]
-		if f.Disk != was.Disk && f.Disk != 0 || f.Version != was.Version {
-			return errChanged
+		for i, f := range to {
+			is, was := &m.Chunks[c.index].Fragments[i], c.c.Fragments[i]
+			if is.Disk != was.Disk && is.Disk != 0 || is.Version != was.Version {
+				return errChanged
+			}
+			*is = f
 		}
-		*f = to
 		return nil
 	})
 }

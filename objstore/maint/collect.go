@@ -89,6 +89,10 @@ const maxWindow = 1 << 20
 
 // newWindow reads all manifests and keeps those with ids from lo, as many as fit.
 func newWindow(ctx context.Context, n *nsm.Manager, lo, hi uint64) (*window, error) {
+	return newWindowOf(ctx, n, lo, hi, maxWindow)
+}
+
+func newWindowOf(ctx context.Context, n *nsm.Manager, lo, hi uint64, most int) (*window, error) {
 	w := &window{lo: lo, hi: hi, seed: maphash.MakeSeed()}
 	type item struct{ id, hash uint64 }
 	var items []item
@@ -99,7 +103,7 @@ func newWindow(ctx context.Context, n *nsm.Manager, lo, hi uint64) (*window, err
 		for _, l := range nsm.Locations(n.Number(), m) {
 			items = append(items, item{m.ID, w.hash(l)})
 		}
-		if len(items) > maxWindow {
+		if len(items) > most {
 			slices.SortFunc(items, func(a, b item) int { return int(min(max(int64(a.id-b.id), -1), 1)) })
 			half := items[len(items)/2].id
 			if half > lo {
