@@ -6,7 +6,7 @@
 // writes. What a mount has cached of inodes that were repaired is not invalidated.
 //
 // The namespace is checked by fs/meta; what lies beneath it, content and objects, by the checks that
-// Options.Layers names, in order, so that this package depends on none of them.
+// Options.Layers names, in order: they need what the caller has open.
 package fsck
 
 import (
@@ -14,8 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/gabionfs/gabion/fs/data"
 	"github.com/gabionfs/gabion/fs/meta"
 	"github.com/gabionfs/gabion/kv"
 )
@@ -26,9 +28,7 @@ type Options struct {
 	Repair bool
 	Clock  func() time.Time // stamps what is made anew; nil is time.Now
 
-	// Content measures the content kept under an id, as in meta.Repairer; may be nil.
-	Content func(r kv.Reader, content uint64) (size, blocks int64, err error)
-	Layers  []Layer // checked after the namespace, in order
+	Layers []Layer // checked after the namespace, in order
 
 	// Problem is called with each problem, after its repair if there was one; may be nil.
 	Problem func(Problem)
@@ -137,7 +137,7 @@ func (r *run) namespace(ctx context.Context) error {
 	progress := func(rows uint64) { pass.Progress(int64(rows), 0) }
 	left := r.options.Repair
 	if left {
-		repairer := meta.Repairer{Clock: r.options.Clock, Content: r.options.Content, Progress: progress}
+		repairer := meta.Repairer{Clock: r.options.Clock, Content: data.Measure, Progress: progress}
 		sum, err := repairer.Run(ctx, r.options.KV, func(p meta.Repaired) {
 			pass.Report(problemOf(p.Problem, p.Done))
 		})
@@ -174,9 +174,10 @@ func problemOf(p meta.Problem, done string) Problem {
 	object := fmt.Sprintf("%s/%x", p.Keyspace, p.Key)
 	switch {
 	case p.Name != "" && p.Parent != 0:
-		object = fmt.Sprintf("entry %q of inode %d", p.Name, p.Parent)
+		object = fmt.Sprintf("entry %q of directory %d", p.Name, p.Parent)
 	case p.Ino != 0:
 		object = "inode " + strconv.FormatUint(uint64(p.Ino), 10)
 	}
-	return Problem{Kind: string(p.Kind), Object: object, Text: p.Text, Repairable: true, Repaired: done != "", Done: done}
+	text := strings.TrimLeft(strings.TrimPrefix(p.Text, object), ": ")
+	return Problem{Kind: string(p.Kind), Object: object, Text: text, Repairable: true, Repaired: done != "", Done: done}
 }

@@ -83,7 +83,7 @@ func TestRepair(t *testing.T) {
 	if r = run(t, o); r.Clean || r.Found != 3 || r.Repaired != 3 {
 		t.Fatalf("%+v", r)
 	}
-	if b, err := json.Marshal(r); err != nil || !strings.Contains(string(b), `"kind":"dangling-entry","object":"entry \"f\" of inode 1"`) {
+	if b, err := json.Marshal(r); err != nil || !strings.Contains(string(b), `"kind":"dangling-entry","object":"entry \"f\" of directory 1","text":"inode 2 does not exist"`) {
 		t.Errorf("%s, %v", b, err)
 	}
 	if r = run(t, o); !r.Clean || r.Found != 0 {

@@ -12,12 +12,21 @@ import (
 	"github.com/gabionfs/gabion/fs"
 	"github.com/gabionfs/gabion/fs/meta"
 	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
 // stores are what the benchmarks run over: the real one, and one that costs next to nothing. The model
 // memkv clones the state with each update and would measure itself.
 var stores = map[string]func(b *testing.B) kv.Store{
 	"plain": func(*testing.B) kv.Store { return newPlain() },
+	"raftkv": func(b *testing.B) kv.Store {
+		s, err := raftkv.Open(ctx, raftkv.Options{Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { s.Close() })
+		return s
+	},
 }
 
 type row struct {

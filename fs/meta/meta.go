@@ -86,12 +86,9 @@ func Open(ctx context.Context, store kv.Store, o Options) (*Tree, error) {
 		if t.volume, err = GetVolume(r); err != nil {
 			return err
 		}
-		root, err := GetInode(r, fs.Root)
-		if err != nil {
-			return fmt.Errorf("the root directory: %w", err)
-		}
-		if !root.IsDir() {
-			return damaged(InodeKeyspace, inodeKey(fs.Root), "the root is not a directory")
+		// A volume whose root is damaged opens all the same, so that it can be checked and repaired.
+		if root, err := GetInode(r, fs.Root); err != nil || !root.IsDir() {
+			t.log.Error("the root directory is damaged: check and repair the volume", "err", err, "mode", root.Mode)
 		}
 		return nil
 	})

@@ -42,21 +42,23 @@ func (c *change) adopt(ino fs.Ino) error {
 
 // Orphans calls fn with each inode that has no links, in order of number, until fn returns false. No
 // view is open while fn runs, so it may change the tree; orphans made meanwhile may or may not be seen.
+// Damaged rows are left to Check.
 func (t *Tree) Orphans(ctx context.Context, fn func(fs.Ino) bool) error {
-	var next fs.Ino
-	for {
-		page := make([]fs.Ino, 0, orphanPage)
+	for from := inodeKey(0); from != nil; {
+		var page []fs.Ino
+		var next []byte
 		err := t.view(ctx, func(r kv.Reader) error {
-			var bad error
-			err := r.Range(OrphanKeyspace, kv.Range{From: inodeKey(next), Limit: orphanPage}, func(k, _ []byte) bool {
-				if len(k) != 8 {
-					bad = damaged(OrphanKeyspace, k, "a key of %d bytes", len(k))
-					return false
+			n := 0
+			page, next = page[:0], nil
+			return r.Range(OrphanKeyspace, kv.Range{From: from, Limit: orphanPage}, func(k, _ []byte) bool {
+				if n++; n == orphanPage {
+					next = append(append(next, k...), 0)
 				}
-				page = append(page, inoOf(k))
+				if len(k) == 8 {
+					page = append(page, inoOf(k))
+				}
 				return true
 			})
-			return errors.Join(err, bad)
 		})
 		if err != nil {
 			return &fs.OpError{Op: "list orphans", Err: translate(err)}
@@ -66,11 +68,9 @@ func (t *Tree) Orphans(ctx context.Context, fn func(fs.Ino) bool) error {
 				return nil
 			}
 		}
-		if len(page) < orphanPage {
-			return nil
-		}
-		next = page[len(page)-1] + 1
+		from = next
 	}
+	return nil
 }
 
 // DropInode removes an orphan and everything that this package keeps of it: inode, extended attributes

@@ -150,3 +150,43 @@ func TestReadDirCollision(t *testing.T) {
 		}
 	}
 }
+
+// TestReadDirPlus: attributes are the same whichever way they are read, with hard links, missing and
+// damaged inodes among them.
+func TestReadDirPlus(t *testing.T) {
+	for _, spread := range []int{0, 20} { // how many inode numbers lie between two entries
+		w := newWorld(t)
+		d := w.dir(fs.Root, "d")
+		var inos []fs.Ino
+		for i := range 40 {
+			inos = append(inos, w.file(d, fmt.Sprint("f", i)))
+			for k := range spread {
+				w.file(fs.Root, fmt.Sprint(i, "-", k))
+			}
+		}
+		for i := range 10 {
+			w.mk(w.Link(ctx, inos[3*i], d, fmt.Sprint("link", i)))
+		}
+		w.edit(func(t kv.Txn) {
+			t.Delete(meta.InodeKeyspace, key(inos[5]))
+			t.Put(meta.InodeKeyspace, key(inos[6]), []byte{9})
+			t.Put(meta.InodeKeyspace, key(inos[7])[:7], nil)
+			t.Put(meta.InodeKeyspace, append(key(inos[7]), 0), nil)
+		})
+		n := 0
+		w.ok(w.ReadDir(ctx, d, 0, true, func(e fs.Dirent, a *fs.Attr) bool {
+			n++
+			in, err := w.Getattr(ctx, e.Ino)
+			if err != nil {
+				in = meta.Inode{}
+			}
+			if (a == nil) != (err != nil) || a != nil && *a != in.Attr {
+				t.Errorf("%s has %+v, want %+v, %v", e.Name, a, in.Attr, err)
+			}
+			return true
+		}))
+		if n != 50 {
+			t.Errorf("%d entries", n)
+		}
+	}
+}

@@ -186,6 +186,10 @@ func TestOrphans(t *testing.T) {
 	w.ok(err)
 	want = append(want, in.Ino)
 	slices.Sort(want)
+	w.edit(func(t kv.Txn) { // rows that are damaged are not its business
+		t.Put(meta.OrphanKeyspace, []byte{0}, nil)
+		t.Put(meta.OrphanKeyspace, append(key(want[1023]), 0), nil)
+	})
 	if got := w.orphans(); !slices.Equal(got, want) {
 		t.Fatalf("%d orphans, want %d", len(got), len(want))
 	}
@@ -198,7 +202,6 @@ func TestOrphans(t *testing.T) {
 	if got := w.orphans(); !slices.Equal(got, want[2000:]) {
 		t.Fatalf("%d orphans are left, want %d", len(got), len(want)-2000)
 	}
-	sound(t, w.store)
 }
 
 func TestDropInode(t *testing.T) {
