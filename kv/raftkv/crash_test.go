@@ -123,7 +123,7 @@ func runChild(dir string) {
 
 // child starts the workload on dir. kill ends it, and returns the last transaction that it had reported
 // as durable.
-func child(t *testing.T, dir string) (kill func() uint64, pid int) {
+func child(t *testing.T, dir string) (kill func() uint64) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+dir)
@@ -163,7 +163,7 @@ func child(t *testing.T, dir string) (kill func() uint64, pid int) {
 			t.Fatalf("the child did nothing: %s", stderr.String())
 		}
 		return n
-	}, cmd.Process.Pid
+	}
 }
 
 // TestKill: after kill -9 at any moment the store shows a prefix that has everything durable.
@@ -174,7 +174,7 @@ func TestKill(t *testing.T) {
 		rounds = 3
 	}
 	for range rounds {
-		kill, _ := child(t, dir)
+		kill := child(t, dir)
 		time.Sleep(time.Duration(rand.IntN(120)) * time.Millisecond)
 		acked := kill()
 		s := open(t, crashOptions(dir))
@@ -210,8 +210,9 @@ func run(t *testing.T, name string, args ...string) {
 	}
 }
 
-// TestPowerCut: the same, with a file system that loses power.
-func TestPowerCut(t *testing.T) {
+// loopMount mounts a small ext4 on a loop device until the end of the test.
+func loopMount(t *testing.T) string {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to mount a loop device")
 	}
@@ -231,22 +232,31 @@ func TestPowerCut(t *testing.T) {
 	if out, err := exec.Command("mount", "-o", "loop", image, mount).CombinedOutput(); err != nil {
 		t.Skipf("cannot mount a loop device: %s", out)
 	}
-	mounted := true
 	t.Cleanup(func() {
-		if mounted {
-			run(t, "umount", mount)
+		if out, err := exec.Command("umount", mount).CombinedOutput(); err != nil {
+			t.Errorf("umount: %s", out)
 		}
 	})
+	return mount
+}
+
+// remount brings the file system back as it is after the power cut.
+func remount(t *testing.T, mount string) {
+	t.Helper()
+	run(t, "umount", mount)
+	run(t, "mount", "-o", "loop", filepath.Join(filepath.Dir(mount), "image"), mount)
+}
+
+// TestPowerCut: the same, with a file system that loses power.
+func TestPowerCut(t *testing.T) {
+	mount := loopMount(t)
 	dir := filepath.Join(mount, "kv")
 	for range 8 {
-		kill, _ := child(t, dir)
+		kill := child(t, dir)
 		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
 		powerCut(t, mount)
 		acked := kill()
-		run(t, "umount", mount)
-		mounted = false
-		run(t, "mount", "-o", "loop", image, mount)
-		mounted = true
+		remount(t, mount)
 		s := open(t, crashOptions(dir))
 		n := crashPicture(t, s)
 		if n < acked {

@@ -173,18 +173,8 @@ func (s *Store) startRaft() (lone bool, err error) {
 		trans = local
 	}
 	cfg := s.opts.raftConfig(s.notify, s.log)
-	known, err := raft.HasExistingState(s.wal, s.wal, s.snaps)
-	if err != nil {
-		return false, err
-	}
-	if !known && !s.opts.Join {
-		servers := s.opts.Bootstrap
-		if servers == nil {
-			servers = []raft.Server{{ID: cfg.LocalID, Address: trans.LocalAddr()}}
-		}
-		if err := raft.BootstrapCluster(cfg, s.wal, s.wal, s.snaps, trans, raft.Configuration{Servers: servers}); err != nil {
-			return false, fmt.Errorf("raftkv: bootstrap: %w", err)
-		}
+	if err := s.bootstrap(cfg, trans); err != nil {
+		return false, fmt.Errorf("raftkv: bootstrap: %w", err)
 	}
 	if s.raft, err = raft.NewRaft(cfg, fsm{s}, s.wal, s.wal, s.snaps, trans); err != nil {
 		return false, fmt.Errorf("raftkv: start: %w", err)
@@ -193,6 +183,28 @@ func (s *Store) startRaft() (lone bool, err error) {
 		local.campaign()
 	}
 	return lone, nil
+}
+
+// bootstrap gives a new group its first configuration.
+func (s *Store) bootstrap(cfg *raft.Config, trans raft.Transport) error {
+	if last, _ := s.wal.LastIndex(); last != 0 || s.applied.snapshot.Index != 0 || s.opts.Join {
+		return nil
+	}
+	servers := s.opts.Bootstrap
+	if servers == nil {
+		servers = []raft.Server{{ID: cfg.LocalID, Address: trans.LocalAddr()}}
+	}
+	c := raft.Configuration{Servers: servers}
+	known, err := raft.HasExistingState(s.wal, s.wal, s.snaps)
+	if err != nil {
+		return err
+	}
+	if known {
+		// A crash in the middle of the bootstrap: the term is set, the entry is missing. Every member
+		// begins with the same entry, so it can be added now.
+		return s.wal.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)})
+	}
+	return raft.BootstrapCluster(cfg, s.wal, s.wal, s.snaps, trans, c)
 }
 
 // isLone says whether the latest configuration has this member as its only server.
