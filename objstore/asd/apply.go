@@ -33,6 +33,7 @@ type request struct {
 	asserts []assert
 	class   class
 	seal    bool // nothing but the end of the active segment
+	trim    bool // nothing but giving back what the active segment has allocated ahead
 
 	wake    chan struct{}
 	done    bool // false when woken: lead
@@ -188,11 +189,15 @@ func (a *ASD) writeGroup(rs []*request) int {
 		if r.err = a.Err(); r.err != nil {
 			continue
 		}
-		if r.seal {
+		if r.seal || r.trim {
 			if len(g.frame.ops) > 0 {
 				break
 			}
-			r.err = a.seal()
+			if r.seal {
+				r.err = a.seal()
+			} else {
+				r.err = a.trimActive()
+			}
 			continue
 		}
 		size := g.frame.sizeWith(r.ops)

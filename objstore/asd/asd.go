@@ -20,7 +20,7 @@ import (
 //
 // Locks, in the order in which they are taken: leadership of the queue (one goroutine writes frames),
 // leadership of the sync (one goroutine syncs and commits to the index), indexMu, table, segment.mu.
-// compactMu is held by one compaction from end to end, and taken before all of them.
+// compactMu is held by one compaction from end to end, and taken before all of them; trimMu comes after it.
 type ASD struct {
 	dir      string
 	identity Identity
@@ -42,16 +42,23 @@ type ASD struct {
 	indexMu sync.RWMutex // held for writing while the index is replaced
 	index   *index
 	damage  atomic.Bool // pebble found damage by itself; maintenance rebuilds
+	ballast atomic.Bool // there is one
 
 	table table
 
 	compactMu sync.Mutex
+	trimMu    sync.Mutex // one trimPool at a time
 	failure   atomic.Pointer[error]
 	closed    atomic.Bool
 	kick      chan struct{} // wakes maintenance
-	stop      chan struct{}
-	done      sync.WaitGroup
-	counters  counters
+
+	// owned by maintenance: since when nothing was written after which frame; zero when that is dealt with
+	quietLSN   uint64
+	quietSince time.Time
+
+	stop     chan struct{}
+	done     sync.WaitGroup
+	counters counters
 
 	// test hooks, nil outside of tests
 	hookBeforeFree func()

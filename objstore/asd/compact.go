@@ -33,6 +33,9 @@ func (a *ASD) Compact(ctx context.Context) error {
 	if err := a.compactWhile(ctx, 0.05, -1); err != nil {
 		return err
 	}
+	if err := a.submit(&request{trim: true}); err != nil {
+		return err
+	}
 	return a.trimPool(0)
 }
 
@@ -66,9 +69,12 @@ func (a *ASD) makeRoom(ctx context.Context) bool {
 	if a.syncUntil(a.lastWritten()) != nil {
 		return false
 	}
-	s, err := a.victim(0.05)
+	s, err := a.victim(0.1)
 	if err == nil && s != nil {
 		err = a.compactSegment(ctx, s, -1)
+	}
+	if err == nil && a.room() < 0 {
+		err = a.trimPool(0) // others need it more
 	}
 	if err != nil {
 		a.log.Warn("compaction of a full ASD", "error", err)
@@ -83,7 +89,9 @@ func (s *segment) garbage() int64 {
 }
 
 // empty reports whether nothing in the segment is needed.
-func (s *segment) empty() bool { return s.state.live == 0 && s.state.records == 0 && s.state.deletes == 0 }
+func (s *segment) empty() bool {
+	return s.state.live == 0 && s.state.records == 0 && s.state.deletes == 0
+}
 
 // worth reports whether that gain is worth the compaction.
 func (s *segment) worth(gain int64, fraction float64) bool {

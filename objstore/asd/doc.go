@@ -23,6 +23,9 @@
 //	DIR/format           the claim: which cluster, which ASD
 //	DIR/segments/*.seg   segment files, to which frames of records are appended
 //	DIR/index/           a pebble database, rebuilt from the segments whenever it is lost or damaged
+//	DIR/index.rebuild    an empty file, there while the index must be rebuilt
+//	DIR/ballast          "GBNBALST", a version (4 bytes), and space: given up so that the index can be
+//	                     flushed on a disk that is full to the last byte
 //
 // All integers are little-endian; CRC is CRC32C (Castagnoli). The format file:
 //

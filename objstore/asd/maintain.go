@@ -47,11 +47,11 @@ func (a *ASD) maintain() {
 	}
 }
 
-// idleTick is how long maintenance sleeps when nobody wakes it: until the pool is due, if there is one.
+// idleTick is how long maintenance sleeps when nobody wakes it: until the pool is due, or the active segment.
 func (a *ASD) idleTick() time.Duration {
 	a.table.RLock()
 	defer a.table.RUnlock()
-	if len(a.table.pool) > 0 {
+	if len(a.table.pool) > 1 || !a.quietSince.IsZero() {
 		return min(a.opts.Compaction.PoolDelay, time.Second)
 	}
 	return time.Minute
@@ -73,8 +73,19 @@ func (a *ASD) reclaim() error {
 			return err
 		}
 	}
+	if w := a.lastWritten(); w != a.quietLSN {
+		a.quietLSN, a.quietSince = w, time.Now()
+	} else if !a.quietSince.IsZero() && time.Since(a.quietSince) >= a.opts.Compaction.PoolDelay {
+		a.quietSince = time.Time{}
+		if err := a.submit(&request{trim: true}); err != nil {
+			return err
+		}
+	}
 	if err := a.trimPool(a.opts.Compaction.PoolDelay); err != nil {
 		return err
 	}
-	return a.ensureSpare()
+	if err := a.ensureSpare(); err != nil {
+		return err
+	}
+	return a.ensureBallast()
 }

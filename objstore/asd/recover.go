@@ -69,7 +69,7 @@ func (a *ASD) events() indexEvents {
 			a.wake()
 		},
 		failed:  func(err error) { a.fail(err) },
-		noSpace: func() { a.log.Error("no space to flush the index; trying again") },
+		noSpace: a.dropBallast,
 	}
 }
 

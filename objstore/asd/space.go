@@ -322,6 +322,8 @@ func (a *ASD) bury(slot uint32, id, epoch uint64, size int64) error {
 // trimPool gives the space of pool files that were not recycled for a while back to the filesystem. One stays,
 // cut to the size of the spare.
 func (a *ASD) trimPool(delay time.Duration) error {
+	a.trimMu.Lock()
+	defer a.trimMu.Unlock()
 	t := &a.table
 	t.Lock()
 	keep := max(1, len(t.segments)/8)
@@ -356,6 +358,26 @@ func (a *ASD) trimPool(delay time.Duration) error {
 	}
 	t.pool = append(t.pool, spare)
 	return err
+}
+
+// trimActive gives back what the active segment has allocated ahead. The caller leads the queue.
+func (a *ASD) trimActive() error {
+	act := a.table.active
+	if act == nil {
+		return nil
+	}
+	target := pageCeil(act.pos) + spareSize
+	if target >= act.allocated {
+		return nil
+	}
+	if err := act.file.Truncate(target); err != nil {
+		return a.fail(fmt.Errorf("truncate segment %d: %w", act.seg.id, err))
+	}
+	a.table.Lock()
+	a.table.allocated -= act.allocated - target
+	act.allocated, act.seg.allocated = target, target
+	a.table.Unlock()
+	return nil
 }
 
 // ensureSpare creates the spare when there is room for it.
