@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -106,8 +107,9 @@ func decodeSegmentState(b []byte) (segmentState, error) {
 }
 
 type index struct {
-	db  *pebble.DB
-	log *slog.Logger
+	db     *pebble.DB
+	log    *slog.Logger
+	broken chan struct{} // closed when writing has failed for good
 }
 
 // indexEvents is told what happens inside of pebble. Each is called from pebble's goroutines.
@@ -117,12 +119,18 @@ type indexEvents struct {
 	noSpace func()      // writing failed and will be tried again
 }
 
-func openIndex(dir string, cache *IndexCache, log *slog.Logger, ev indexEvents) (*index, error) {
+func openIndex(dir string, cache *IndexCache, memTable int64, log *slog.Logger, ev indexEvents) (*index, error) {
+	x := &index{log: log, broken: make(chan struct{})}
+	fail, failed := sync.OnceFunc(func() { close(x.broken) }), ev.failed
+	ev.failed = func(err error) {
+		failed(err)
+		fail()
+	}
 	opts := &pebble.Options{
 		Cache:                       cache.blocks,
 		FileCache:                   cache.files,
 		DisableWAL:                  true,
-		MemTableSize:                2 << 20,
+		MemTableSize:                uint64(memTable),
 		MemTableStopWritesThreshold: 3,
 		MaxManifestFileSize:         4 << 20,
 		FS:                          vfs.Default, // without pebble's health checks, whose goroutine a failing Open leaks
@@ -137,11 +145,11 @@ func openIndex(dir string, cache *IndexCache, log *slog.Logger, ev indexEvents) 
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		opts.Levels[i].BlockSize = 8 << 10
 	}
-	db, err := pebble.Open(dir, opts)
-	if err != nil {
+	var err error
+	if x.db, err = pebble.Open(dir, opts); err != nil {
 		return nil, err
 	}
-	return &index{db: db, log: log}, nil
+	return x, nil
 }
 
 // backgroundError runs inside of pebble, which tries again at once, for ever.
@@ -295,7 +303,16 @@ func (x *index) setClean(clean bool) error {
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	return x.db.Flush()
+	flushed, err := x.db.AsyncFlush()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-flushed:
+		return nil
+	case <-x.broken: // pebble goes on trying, for ever
+		return errors.New("index: cannot be flushed")
+	}
 }
 
 // size returns the bytes that the index occupies on disk.
