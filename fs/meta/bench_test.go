@@ -229,3 +229,28 @@ func BenchmarkReadDir(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkCheck checks a volume of 100,000 files; an operation is one inode.
+func BenchmarkCheck(b *testing.B) {
+	for name, make := range stores {
+		b.Run(name, func(b *testing.B) {
+			s := make(b)
+			if _, err := meta.Format(ctx, s, meta.FormatOptions{}); err != nil {
+				b.Fatal(err)
+			}
+			tree, err := meta.Open(ctx, s, meta.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			fill(b, tree, 100_000)
+			b.ResetTimer()
+			for n := 0; n < b.N; {
+				sum, err := meta.Check(ctx, s, func(p meta.Problem) { b.Error(p) })
+				if err != nil {
+					b.Fatal(err)
+				}
+				n += int(sum.Inodes)
+			}
+		})
+	}
+}

@@ -78,6 +78,7 @@ func FuzzInode(f *testing.F) {
 	}
 	f.Add([]byte{})
 	f.Add([]byte{2})
+	f.Add([]byte("\x01\xa4\x83\x02000000000000000000\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in, err := decodeInode(2, b)
 		if err != nil {

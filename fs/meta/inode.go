@@ -165,7 +165,9 @@ func decodeInode(ino fs.Ino, b []byte) (Inode, error) {
 		in.Target = d.target(in.Size)
 	case fs.TypeRegular:
 		if in.Content = uint64(ino); len(d.rest) != 0 {
-			in.Content = d.uvarint(1<<64-1, "content")
+			if in.Content = d.uvarint(1<<64-1, "content"); in.Content == 0 {
+				d.fail("content")
+			}
 		}
 	case fs.TypeFifo, fs.TypeSocket:
 	default:
