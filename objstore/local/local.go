@@ -39,6 +39,9 @@ type Options struct {
 	// Dirs are ASD folders, beside those that are known from before. One that is empty is claimed as a
 	// new disk; one that does not exist is created, unless a disk was there before: then it is missing.
 	Dirs []string
+	// Base is an absolute path that may be moved as a whole: folders below it are remembered relative to
+	// it. "" remembers absolute paths only.
+	Base string
 	// Policies of the preset, best first. Nil keeps those from before, and at the first start means
 	// objstore.DefaultPolicies for the number of disks.
 	Policies []objstore.Policy
@@ -113,7 +116,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	var err error
-	if b.disks, err = manager.Open(ctx, o.KV, o.Logger); err != nil {
+	if b.disks, err = manager.OpenIn(ctx, o.KV, o.Base, o.Logger); err != nil {
 		b.cancel()
 		return nil, err
 	}

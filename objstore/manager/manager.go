@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -59,7 +60,7 @@ type DiskRecord struct {
 	V     int             `json:"v"`
 	ID    objstore.DiskID `json:"id"`
 	ASD   string          `json:"asd"` // the id that is written on the disk
-	Dir   string          `json:"dir"` // where it was last seen
+	Dir   string          `json:"dir"` // where it was last seen; on disk relative to the base when below it
 	Node  string          `json:"node"`
 	Admin Admin           `json:"admin"`
 	Added int64           `json:"added"` // Unix seconds
@@ -82,6 +83,7 @@ type presetRecord struct {
 // Manager knows disks, presets and namespaces. Safe for concurrent use.
 type Manager struct {
 	store kv.Store
+	base  string
 	log   *slog.Logger
 
 	mu     sync.Mutex // guards changes of the table; taken before a Disk's own lock
@@ -95,12 +97,19 @@ type table struct {
 	list []*Disk // by number
 }
 
-// Open reads the records. Disks are in state Missing until they are attached. A nil logger discards.
+// Open is OpenIn without a base.
 func Open(ctx context.Context, store kv.Store, log *slog.Logger) (*Manager, error) {
+	return OpenIn(ctx, store, "", log)
+}
+
+// OpenIn reads the records. Disks are in state Missing until they are attached. Folders below base, an
+// absolute path, are recorded relative to it, so that all of it can be moved or copied to another place.
+// A nil logger discards.
+func OpenIn(ctx context.Context, store kv.Store, base string, log *slog.Logger) (*Manager, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{store: store, log: log, events: make(chan struct{}, 1)}
+	m := &Manager{store: store, base: base, log: log, events: make(chan struct{}, 1)}
 	var records []DiskRecord
 	err := each(ctx, store, ksDisk, func(r DiskRecord) { records = append(records, r) })
 	if err != nil {
@@ -108,6 +117,9 @@ func Open(ctx context.Context, store kv.Store, log *slog.Logger) (*Manager, erro
 	}
 	t := &table{byID: make(map[objstore.DiskID]*Disk)}
 	for _, r := range records {
+		if base != "" && filepath.IsLocal(r.Dir) {
+			r.Dir = filepath.Join(base, r.Dir)
+		}
 		t.add(newDisk(r))
 	}
 	m.table.Store(t)
@@ -158,6 +170,14 @@ func decode(b []byte, v any) error {
 		return &objstore.CorruptError{What: "record", Err: err}
 	}
 	return nil
+}
+
+// encode encodes a disk's record.
+func (m *Manager) encode(r DiskRecord) []byte {
+	if rel, err := filepath.Rel(m.base, r.Dir); m.base != "" && err == nil && filepath.IsLocal(rel) {
+		r.Dir = rel
+	}
+	return encode(r)
 }
 
 func encode(v any) []byte {
@@ -256,7 +276,7 @@ func (m *Manager) record(ctx context.Context, d *Disk, asd, dir, node string) (*
 			}
 			r = DiskRecord{V: recordVersion, ID: objstore.DiskID(n), ASD: asd, Dir: dir, Node: node, Admin: Active, Added: time.Now().Unix()}
 		}
-		tx.Put(ksDisk, diskKey(r.ID), encode(r))
+		tx.Put(ksDisk, diskKey(r.ID), m.encode(r))
 		return nil
 	})
 	if err != nil {
@@ -311,7 +331,7 @@ func (m *Manager) SetAdmin(ctx context.Context, id objstore.DiskID, a Admin) err
 			tx.Put(ksSeq, retiredKey(r.ASD), []byte{})
 			return nil
 		}
-		tx.Put(ksDisk, diskKey(id), encode(r))
+		tx.Put(ksDisk, diskKey(id), m.encode(r))
 		return nil
 	})
 	if err != nil {
