@@ -23,10 +23,9 @@ type Options struct {
 
 // Row is one figure.
 type Row struct {
-	Name    string  `json:"name"`
-	Threads int     `json:"threads"`
-	Unit    string  `json:"unit"` // "/s" or "MB/s"
-	Value   float64 `json:"value"`
+	Name  string // with the number of threads: "create by 8"
+	Value float64
+	Unit  string // "/s" or "MB/s"
 }
 
 type bench struct {
@@ -103,7 +102,7 @@ func (b *bench) parallel(name string, threads, n int, do func(i int) error) erro
 	for err := range errs {
 		return err
 	}
-	b.emit(Row{name, threads, "/s", float64(n) / took.Seconds()})
+	b.emit(Row{fmt.Sprintf("%s by %d", name, threads), float64(n) / took.Seconds(), "/s"})
 	return nil
 }
 
@@ -198,7 +197,7 @@ func (b *bench) sequential(dir fs.Ino, size int64) error {
 		return err
 	}
 	took += time.Since(start)
-	b.emit(Row{"sequential write, fsync", 1, "MB/s", float64(size) / 1e6 / took.Seconds()})
+	b.emit(Row{"sequential write, fsync", float64(size) / 1e6 / took.Seconds(), "MB/s"})
 
 	took = 0
 	for off := int64(0); off < size; off += block {
@@ -212,7 +211,7 @@ func (b *bench) sequential(dir fs.Ino, size int64) error {
 			return fmt.Errorf("sequential read at %d: something else than was written", off)
 		}
 	}
-	b.emit(Row{"sequential read", 1, "MB/s", float64(size) / 1e6 / took.Seconds()})
+	b.emit(Row{"sequential read", float64(size) / 1e6 / took.Seconds(), "MB/s"})
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/gabionfs/gabion/cmd/internal/control"
+	"github.com/gabionfs/gabion/fs/data"
 	"github.com/gabionfs/gabion/fs/fsck"
 	"github.com/gabionfs/gabion/objstore/maint"
 )
@@ -17,7 +18,10 @@ func (n *Node) Fsck(ctx context.Context, q control.FsckRequest, event func(contr
 	}
 	report, err := fsck.Run(ctx, fsck.Options{
 		KV: n.kv, Repair: q.Repair,
-		Layers: []fsck.Layer{{Name: "objects", Check: n.checkObjects(q.Data)}},
+		Layers: []fsck.Layer{
+			{Name: "content", Check: n.checkContent(q.Data)},
+			{Name: "objects", Check: n.checkObjects(q.Data)},
+		},
 		Problem: func(p fsck.Problem) {
 			text := p.Text
 			if p.Object != "" {
@@ -39,11 +43,26 @@ func (n *Node) Fsck(ctx context.Context, q control.FsckRequest, event func(contr
 	return nil
 }
 
-// checkObjects checks manifests and fragments, and with data the content of every fragment.
-func (n *Node) checkObjects(data bool) func(context.Context, fsck.Pass) error {
+// checkContent checks extents, blobs and packs, and with deep the content of every blob.
+func (n *Node) checkContent(deep bool) func(context.Context, fsck.Pass) error {
+	return func(ctx context.Context, p fsck.Pass) error {
+		o := data.CheckOptions{Deep: deep, Repair: p.Repair, Volume: n.volume.Data(), Progress: p.Progress}
+		s, err := data.Check(ctx, n.kv, n.content, o, func(d data.Problem) {
+			p.Report(fsck.Problem{Kind: d.Kind, Object: d.Object, Text: d.Text, Repairable: d.Repairable, Repaired: d.Repaired})
+		})
+		p.Count("extents", s.Extents)
+		p.Count("inline writes", s.Inline)
+		p.Count("blobs", s.Blobs)
+		p.Count("packs", s.Packs)
+		return err
+	}
+}
+
+// checkObjects checks manifests and fragments, and with deep the content of every fragment.
+func (n *Node) checkObjects(deep bool) func(context.Context, fsck.Pass) error {
 	return func(ctx context.Context, p fsck.Pass) error {
 		problems := 0
-		r, err := n.objects.Check(ctx, maint.CheckOptions{Full: data}, func(m maint.Problem) {
+		r, err := n.objects.Check(ctx, maint.CheckOptions{Full: deep}, func(m maint.Problem) {
 			if m.Severity == maint.Note {
 				return // unfinished, and maintenance will finish it
 			}

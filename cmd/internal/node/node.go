@@ -37,6 +37,7 @@ type Node struct {
 	dir     *datadir.Dir
 	kv      *raftkv.Store
 	objects *local.Backend
+	content objstore.Namespace // of the volume
 	volume  *volume.Volume
 	session fs.FS // for our own questions
 }
@@ -61,7 +62,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	lo := local.Options{
-		KV: n.kv, Cluster: cluster, Dirs: o.Claim, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: o.Quiet,
+		KV: n.kv, Cluster: cluster, Base: d.Path, Dirs: o.Claim, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: o.Quiet,
 	}
 	if creating {
 		lo.Policies = d.Config.Policies
@@ -72,11 +73,10 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	if n.objects, err = local.Open(ctx, lo); err != nil {
 		return nil, err
 	}
-	ns, err := n.objects.Namespace(ctx, volumeNamespace)
-	if err != nil {
+	if n.content, err = n.objects.Namespace(ctx, volumeNamespace); err != nil {
 		return nil, err
 	}
-	n.volume, err = volume.Open(ctx, n.kv, ns, volume.Options{Capacity: n.capacity, Logger: o.Logger})
+	n.volume, err = volume.Open(ctx, n.kv, n.content, volume.Options{Capacity: n.capacity, Logger: o.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the filesystem: %w", err)
 	}
