@@ -85,7 +85,7 @@ func newSite(t *testing.T) *site {
 			t.Fatal(err)
 		}
 	}
-	file(fs.Root, "large", 9<<20, 100)
+	file(fs.Root, "large", 5<<20, 100)
 	file(dir.Ino, "small", 200<<10, 100)
 	file(dir.Ino, "inline", 300, 0)
 	if _, err := f.Symlink(ctx, fs.Cred{}, dir.Ino, "link", "target"); err != nil {
