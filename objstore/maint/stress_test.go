@@ -134,14 +134,30 @@ func trouble(ctx context.Context, r *rig, rng *rand.Rand) {
 				r.attach(i)
 			}
 		}
+		whole(ctx, r)
+	}
+}
+
+// whole waits until every object has a fragment to spare again, those included that were being written
+// when the last harm was done.
+func whole(ctx context.Context, r *rig) {
+	n := r.ns.NSM()
+	e, err := n.Advance(ctx)
+	if err != nil || n.Quiesce(ctx, e) != nil {
+		return
+	}
+	for ctx.Err() == nil {
 		_ = r.m.Scrub(ctx)
-		for ctx.Err() == nil {
-			s, err := r.m.Safety(ctx)
-			if err == nil && (len(s) == 0 || s[0].Spare > 0) {
-				break
+		hurt := 0
+		_, err := r.m.Check(ctx, CheckOptions{Full: true}, func(p Problem) {
+			if p.Kind == "fragment" || p.Kind == "safety" && p.Severity == Error {
+				hurt++
 			}
-			_ = r.m.Scrub(ctx)
-			time.Sleep(time.Millisecond)
+		})
+		s, serr := r.m.Safety(ctx)
+		if err == nil && serr == nil && hurt == 0 && (len(s) == 0 || s[0].Spare > 0) {
+			return
 		}
+		time.Sleep(time.Millisecond)
 	}
 }

@@ -29,14 +29,13 @@ func (s State) String() string { return stateNames[s] }
 type Disk struct {
 	Reads, Writes Latency
 
-	mu      sync.Mutex
-	record  DiskRecord
-	state   State
-	err     error
-	since   time.Time
-	dev     *device // nil unless the state is Up
-	stat    objstore.DiskStat
-	statErr error
+	mu     sync.Mutex
+	record DiskRecord
+	state  State
+	err    error
+	since  time.Time
+	dev    *device // nil unless the state is Up
+	stat   objstore.DiskStat
 
 	full     atomic.Bool
 	failures atomic.Int32 // in a row
