@@ -87,9 +87,9 @@ func (f *davFile) Readdir(int) ([]os.FileInfo, error) {
 // DeadProps returns the properties that x/net/webdav does not make itself: those that are stored, and
 // the live ones of liveProps.
 func (f *davFile) DeadProps() (map[xml.Name]webdav.Property, error) {
-	stored, err := f.fs.h.loadProps(f.ctx, f.info.attr.Ino)
+	stored, err := f.fs.stored(f.ctx, f.info)
 	if err != nil {
-		return nil, f.fs.keep(err)
+		return nil, err
 	}
 	props := make(map[xml.Name]webdav.Property, len(stored)+4)
 	for _, p := range stored {

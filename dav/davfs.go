@@ -26,10 +26,11 @@ type davFS struct {
 	props *propQuery
 	stat  *fs.Stat // of the whole filesystem, once it was asked for
 
-	listed  []*fileInfo // what Readdir returned last, in that order
-	listDir string
-	next    int // the entry that is asked for next, most likely
-	last    *fileInfo
+	listed []*fileInfo // what Readdir returned last, in that order
+	next   int         // the entry that is asked for next, most likely
+	last   *fileInfo
+	dead   []webdav.Property // the stored properties of deadOf, which x/net/webdav asks for twice
+	deadOf *fileInfo
 
 	err error // the first failure
 }
@@ -62,6 +63,18 @@ func (f *davFS) info(ctx context.Context, p string) (*fileInfo, error) {
 	}
 	f.last = &fileInfo{path: p, name: n.name, attr: n.attr}
 	return f.last, nil
+}
+
+// stored returns the dead properties of i.
+func (f *davFS) stored(ctx context.Context, i *fileInfo) ([]webdav.Property, error) {
+	if f.deadOf != i {
+		props, err := f.h.loadProps(ctx, i.attr.Ino)
+		if err != nil {
+			return nil, f.keep(err)
+		}
+		f.dead, f.deadOf = props, i
+	}
+	return f.dead, nil
 }
 
 func (f *davFS) Stat(ctx context.Context, p string) (os.FileInfo, error) {

@@ -29,6 +29,8 @@ type liveProp struct {
 	value func(f *davFS, ctx context.Context, i *fileInfo) (innerXML string, ok bool, err error)
 	set   func(c *propChange, value string) bool // nil: protected
 	inAll bool                                   // part of allprop
+	// doubled: x/net/webdav has one of its own, and would list it twice where it is not asked for by name.
+	doubled bool
 }
 
 const (
@@ -40,7 +42,7 @@ const (
 var liveProps = map[xml.Name]liveProp{
 	{Space: davNS, Local: "creationdate"}:          {value: creationDate, inAll: true},
 	{Space: davNS, Local: "lockdiscovery"}:         {value: lockDiscovery, inAll: true},
-	{Space: davNS, Local: "supportedlock"}:         {value: supportedLock},
+	{Space: davNS, Local: "supportedlock"}:         {value: supportedLock, doubled: true},
 	{Space: davNS, Local: "quota-available-bytes"}: {value: quotaAvailable},
 	{Space: davNS, Local: "quota-used-bytes"}:      {value: quotaUsed},
 	{Space: davNS, Local: "lastmodified"}:          {value: epochMtime, set: setEpochMtime},
@@ -58,7 +60,7 @@ func (f *davFS) addLive(ctx context.Context, i *fileInfo, props map[xml.Name]web
 		return nil
 	}
 	for name, p := range liveProps {
-		if p.value == nil || !(q.want[name] || p.inAll && (q.all || q.names)) {
+		if p.value == nil || !(q.want[name] || q.all && p.inAll || q.names && !p.doubled) {
 			continue
 		}
 		v, ok, err := p.value(f, ctx, i)
