@@ -170,3 +170,17 @@ func TestDisksElsewhere(t *testing.T) {
 		t.Error("disks were made inside the data directory as well")
 	}
 }
+
+// TestMovedDataDirectory: a data directory may be moved as a whole, with the disks inside it.
+func TestMovedDataDirectory(t *testing.T) {
+	t.Parallel()
+	data := filled(t)
+	moved := data + "-moved"
+	if err := os.Rename(data, moved); err != nil {
+		t.Fatal(err)
+	}
+	p := up(t, "--data", moved, anyPort)
+	intact(t, p)
+	gabion(t, "status", "--data", moved).want(t, 0, "ok", filepath.Join(moved, "asd-06"))
+	p.stop()
+}

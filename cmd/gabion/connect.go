@@ -26,7 +26,7 @@ func (e *env) withClient(ctx context.Context, fn func(*control.Client) error) (e
 		return e.explain(err)
 	}
 	log := slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	n, err := node.Open(ctx, d, node.Options{Logger: log, Version: buildVersion()})
+	n, err := node.Open(ctx, d, node.Options{Logger: log, Version: buildVersion(), Quiet: true})
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}

@@ -36,12 +36,13 @@ const (
 	Ready    State = "ready"
 )
 
-// Config is what the format file keeps.
+// Config is what the format file keeps: how the directory was made. Which disks there are today is in
+// the key-value store.
 type Config struct {
 	State    State             `json:"state"`
 	Cluster  string            `json:"cluster"` // 32 hex digits, chosen at random
 	Created  time.Time         `json:"created"`
-	ASDs     []string          `json:"asds"` // folders of the disks, relative to the directory when inside it
+	ASDs     []string          `json:"asds"` // folders of the first disks, relative to the directory when inside it
 	Policies []objstore.Policy `json:"policies"`
 }
 

@@ -58,20 +58,12 @@ type Dir struct {
 // KV is the directory of the key-value store.
 func (d *Dir) KV() string { return filepath.Join(d.Path, "kv") }
 
-// Resolve returns the absolute path of a disk's folder as Config names it.
+// Resolve returns the absolute path of a folder that Config names.
 func (d *Dir) Resolve(folder string) string {
 	if filepath.IsAbs(folder) {
 		return folder
 	}
 	return filepath.Join(d.Path, folder)
-}
-
-// Name is the inverse of Resolve: how Config names the folder at an absolute path.
-func (d *Dir) Name(path string) string {
-	if rel, err := filepath.Rel(d.Path, path); err == nil && filepath.IsLocal(rel) {
-		return rel
-	}
-	return path
 }
 
 // Probe reports what is at path without changing or locking anything: nil for a directory that Open

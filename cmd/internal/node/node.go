@@ -50,6 +50,9 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
+	if o.Logger == nil {
+		n.o.Logger = slog.New(slog.DiscardHandler)
+	}
 	creating := d.Config.State == datadir.Creating
 	if !creating && empty(d.KV()) {
 		return nil, fmt.Errorf("the key-value store in %s is gone: without it the fragments on the disks cannot be told apart", d.KV())
