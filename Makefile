@@ -5,6 +5,9 @@ FUZZTIME    ?= 20s
 BENCH       ?= .
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null)
 
+# The packages whose tests use rapid, which alone know its flags.
+RAPID = go list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' $(PKG) | awk '/pgregory.net.rapid/{print $$1}'
+
 .DEFAULT_GOAL := build
 
 .PHONY: help
@@ -26,7 +29,8 @@ test-race: setup ## every test under the race detector
 
 .PHONY: test-long
 test-long: setup check ## hours: the race detector, long random runs, every decoder fuzzed
-	GABION_LONG=1 go test -race -timeout 4h -count 1 $(PKG) -rapid.checks=2000
+	GABION_LONG=1 go test -race -timeout 4h -count 1 $(PKG)
+	go test -timeout 4h -count 1 $$($(RAPID)) -rapid.checks=5000
 	FUZZTIME=5m .ci/fuzz
 
 .PHONY: check
