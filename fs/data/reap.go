@@ -69,6 +69,7 @@ func (s *Store) forget(ino fs.Ino) {
 	f.drop()
 	f.mu.Unlock()
 	s.folder.forget(ino)
+	s.flusher.hurry() // nothing of it is left to fail
 	s.release(f)
 }
 
@@ -268,6 +269,7 @@ func (s *Store) deleteDead(ctx context.Context) error {
 		if err := s.ns.Delete(ctx, names...); err != nil {
 			return fmt.Errorf("delete objects: %w", err)
 		}
+		s.flusher.hurry() // there may be room now for what failed
 		err = s.kv.Update(ctx, kv.Ordered, func(t kv.Txn) error {
 			for _, k := range keys {
 				t.Delete(ksDead, k)
