@@ -41,8 +41,9 @@ type ASD struct {
 
 	indexMu sync.RWMutex // held for writing while the index is replaced
 	index   *index
-	damage  atomic.Bool // pebble found damage by itself; maintenance rebuilds
-	ballast atomic.Bool // there is one
+	damage  atomic.Bool  // pebble found damage by itself; maintenance rebuilds
+	ballast atomic.Bool  // there is one
+	noSpace atomic.Int64 // how often the index found no space
 
 	table table
 

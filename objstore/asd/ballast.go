@@ -13,12 +13,13 @@ const (
 	ballastName  = "ballast"
 )
 
-func (a *ASD) ballastSize() int64 { return pageCeil(min(max(a.capacity/256, 256<<10), 4<<20)) }
+// ballastSize leaves room for two flushes of the index.
+func (a *ASD) ballastSize() int64 { return pageCeil(min(max(a.capacity/64, 512<<10), 4<<20)) }
 
 // ensureBallast creates the ballast when there is plenty of room for it.
 func (a *ASD) ensureBallast() error {
 	size := a.ballastSize()
-	if a.ballast.Load() || !a.roomFor(2*size) {
+	if a.ballast.Load() || !a.roomFor(2*size, classPut) {
 		return nil
 	}
 	path := filepath.Join(a.dir, ballastName)
@@ -51,4 +52,5 @@ func (a *ASD) dropBallast() {
 		a.log.Error("the filesystem is full to the last byte: the ballast goes, so that the index can be flushed")
 	}
 	a.ballast.Store(false)
+	a.noSpace.Add(1)
 }

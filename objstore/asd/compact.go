@@ -113,8 +113,8 @@ func (a *ASD) victim(fraction float64) (*segment, error) {
 		case !s.sealed:
 			active = s
 		case s.dying || !worth(s):
-		case best == nil || s.garbage() > best.garbage():
-			best = s
+		case best == nil, s.empty() && !best.empty(), s.empty() == best.empty() && s.garbage() > best.garbage():
+			best = s // empty ones first: they need no space, and give some
 		}
 	}
 	var seal bool
@@ -276,11 +276,24 @@ func (a *ASD) flushIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-done:
-		return a.Err()
-	case <-ctx.Done():
-		return ctx.Err()
+	const patience = 8 // flushes that found no space
+	before := a.noSpace.Load()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return a.Err()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if a.noSpace.Load()-before > patience {
+				return fmt.Errorf("flush the index: %w", ErrFull)
+			}
+			if err := a.Err(); err != nil {
+				return err
+			}
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package asd
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -220,7 +221,7 @@ func TestFullByOthers(t *testing.T) {
 	if _, err := Format(dir, testCluster); err != nil {
 		t.Fatal(err)
 	}
-	a := mustOpen(t, dir, Options{})
+	a := mustOpen(t, dir, Options{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	for i := range 200 {
 		put(t, a, fmt.Sprintf("k%d", i), payload(100<<10, uint64(i)))
 	}
@@ -248,6 +249,11 @@ func TestFullByOthers(t *testing.T) {
 		del(t, a, fmt.Sprintf("k%d", i))
 	}
 	if err := a.Compact(t.Context()); err != nil {
+		out, _ := exec.Command("sh", "-c", "df "+l.dir+"; find "+dir+" -type f | xargs ls -ls").CombinedOutput()
+		t.Logf("%s", out)
+		for id, seg := range a.table.segments {
+			t.Log(id, fmt.Sprintf("%+v", seg.state), seg.sealed, seg.dying, seg.missing)
+		}
 		t.Fatal(err)
 	}
 	if _, err := a.Apply(t.Context(), &b, Durable); err != nil {

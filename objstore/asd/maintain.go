@@ -81,7 +81,11 @@ func (a *ASD) reclaim() error {
 			return err
 		}
 	}
-	if err := a.trimPool(a.opts.Compaction.PoolDelay); err != nil {
+	delay := a.opts.Compaction.PoolDelay
+	if a.room() < 0 {
+		delay = 0 // others need it more
+	}
+	if err := a.trimPool(delay); err != nil {
 		return err
 	}
 	if err := a.ensureSpare(); err != nil {

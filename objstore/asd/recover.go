@@ -121,7 +121,7 @@ func (ff *foundFile) read(path string) {
 
 // openFromIndex is the usual way: the index is there, and at most the tail is missing in it.
 func (a *ASD) openFromIndex(ctx context.Context, files []*foundFile) error {
-	x, err := openIndex(filepath.Join(a.dir, indexName), a.cache, a.log, a.events())
+	x, err := openIndex(filepath.Join(a.dir, indexName), a.cache, a.ballastSize()/2, a.log, a.events())
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) {
 			return err
@@ -356,7 +356,7 @@ func (a *ASD) rebuildAtOpen(ctx context.Context, files []*foundFile) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	x, err := openIndex(dir, a.cache, a.log, a.events())
+	x, err := openIndex(dir, a.cache, a.ballastSize()/2, a.log, a.events())
 	if err != nil {
 		return err
 	}
@@ -671,7 +671,7 @@ func (a *ASD) rebuild(damaged *index, cause error) error {
 	dir := filepath.Join(a.dir, indexName)
 	err := os.RemoveAll(dir)
 	if err == nil {
-		a.index, err = openIndex(dir, a.cache, a.log, a.events())
+		a.index, err = openIndex(dir, a.cache, a.ballastSize()/2, a.log, a.events())
 	}
 	if err != nil {
 		a.index = nil

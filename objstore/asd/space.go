@@ -77,16 +77,29 @@ func (a *ASD) sizes() error {
 	return nil
 }
 
-// roomFor reports whether n more bytes may be allocated without touching the reserve.
-func (a *ASD) roomFor(n int64) bool { return a.room() >= n }
+// roomFor reports whether a request of that class may allocate n more bytes.
+func (a *ASD) roomFor(n int64, c class) bool {
+	switch c {
+	case classPut:
+		return a.room() >= n
+	case classMove:
+		// Compaction may go into the reserve, but leaves enough for the index and for deletes.
+		return a.hostFree()-n >= max(a.opts.Reserve/4, 2*a.ballastSize())
+	}
+	return true
+}
 
-// room is how many bytes puts may still allocate; it can be negative.
-func (a *ASD) room() int64 {
+func (a *ASD) hostFree() int64 {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(a.dir, &fs); err != nil {
 		return 0
 	}
-	free := int64(fs.Bavail)*int64(fs.Bsize) - a.opts.Reserve
+	return int64(fs.Bavail) * int64(fs.Bsize)
+}
+
+// room is how many bytes puts may still allocate; it can be negative.
+func (a *ASD) room() int64 {
+	free := a.hostFree() - a.opts.Reserve
 	if a.opts.Capacity > 0 {
 		a.table.RLock()
 		used := a.table.allocated
@@ -113,19 +126,48 @@ func (a *ASD) reserve(size int64, c class) error {
 			return err
 		}
 	}
-	act := a.table.active
-	need := act.pos + size
+	need := a.need(size, c)
+	if act := a.table.active; need > act.allocated && !a.roomFor(need-act.allocated, c) && a.pooled(segmentStart+size+deleteMargin) {
+		// Nothing may be allocated, but there is a file that has it already.
+		if err := a.roll(c); err != nil {
+			return err
+		}
+		need = a.need(size, c)
+	}
+	return a.grow(need, c)
+}
+
+// need is how far the active segment must be allocated for a frame of that size.
+func (a *ASD) need(size int64, c class) int64 {
+	need := a.table.active.pos + size
 	if c == classPut {
 		need += deleteMargin
 	}
-	need = min(need, a.segmentSize)
+	return min(need, a.segmentSize)
+}
+
+// pooled reports whether there is a file of that size in the pool.
+func (a *ASD) pooled(size int64) bool {
+	a.table.RLock()
+	defer a.table.RUnlock()
+	for _, pf := range a.table.pool {
+		if pf.size >= size && pf.size > spareSize {
+			return true
+		}
+	}
+	return false
+}
+
+// grow allocates the active segment up to need, and some ahead.
+func (a *ASD) grow(need int64, c class) error {
+	act := a.table.active
 	if need <= act.allocated {
 		return nil
 	}
 	step := min(max(spareSize, act.allocated/2), maxGrow)
 	target := min(max(need, act.allocated+step), a.segmentSize)
-	if c == classPut && !a.roomFor(target-act.allocated) {
-		if target = need; !a.roomFor(target - act.allocated) {
+	if !a.roomFor(target-act.allocated, c) {
+		if target = need; !a.roomFor(target-act.allocated, c) {
 			return fmt.Errorf("asd %s: %w", a.dir, ErrFull)
 		}
 	}
@@ -255,7 +297,7 @@ func (a *ASD) takeFile(c class) (*poolFile, error) {
 		}
 	}
 	t.Unlock()
-	if c == classPut && !a.roomFor(spareSize) {
+	if !a.roomFor(spareSize, c) {
 		return nil, fmt.Errorf("asd %s: %w", a.dir, ErrFull)
 	}
 	return a.createFile(spareSize)
@@ -385,7 +427,7 @@ func (a *ASD) ensureSpare() error {
 	a.table.RLock()
 	n := len(a.table.pool)
 	a.table.RUnlock()
-	if n > 0 || !a.roomFor(spareSize) {
+	if n > 0 || !a.roomFor(spareSize, classPut) {
 		return nil
 	}
 	pf, err := a.createFile(spareSize)
