@@ -137,7 +137,7 @@ func bareToken(s string) string {
 func (h *Handler) options(_ context.Context, rq *request) error {
 	hd := rq.w.Header()
 	hd.Set("Allow", allow)
-	hd.Set("DAV", "1, 2")
+	hd["Dav"] = []string{"1, 2", "<http://apache.org/dav/propset/fs/1>"} // the latter means: property executable
 	hd.Set("MS-Author-Via", "DAV")
 	hd.Set("Content-Length", "0")
 	rq.w.WriteHeader(http.StatusOK)

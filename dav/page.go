@@ -25,6 +25,7 @@ const pageRows = 2000
 
 type pageData struct {
 	Title      string
+	Zone       string // of the times
 	Crumbs     []pageLink
 	Up         string // empty on the top
 	Rows       []pageRow
@@ -83,7 +84,7 @@ func (h *Handler) page(ctx context.Context, rq *request, n *node) error {
 func (h *Handler) pageData(path string, all []*fileInfo, first int) *pageData {
 	last := min(first+pageRows, len(all))
 	d := &pageData{
-		Title: path, Total: len(all), From: first + 1, To: last,
+		Title: path, Zone: h.now().Format("MST"), Total: len(all), From: first + 1, To: last,
 		Crumbs: []pageLink{{"gabion", h.href("/", true)}},
 	}
 	if path != "/" {
