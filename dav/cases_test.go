@@ -36,9 +36,11 @@ func TestCases(t *testing.T) {
 		{"overwriting PUT, POST, GET of a directory", caseStatuses},
 		{"ENOSPC", caseNoSpace},
 	}
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) { c.run(t, newTestServer(t)) })
-	}
+	overBoth(t, func(t *testing.T, over func(testing.TB) func(*options)) {
+		for _, c := range cases {
+			t.Run(c.name, func(t *testing.T) { c.run(t, newTestServer(t, over(t))) })
+		}
+	})
 }
 
 // cutPut sends the beginning of a PUT over a bare connection and hangs up.
@@ -80,10 +82,7 @@ func casePutCutOff(t *testing.T, s *testServer) {
 		cutPut(t, s, cut[0], cut[1])
 		s.content("/f", "old")
 	}
-	st, err := s.fs.StatFS(t.Context())
-	if n := st.Files - st.FilesFree; err != nil || n != 2 {
-		t.Errorf("%d inodes are left, want 2: the root and the file (%v)", n, err)
-	}
+	s.inodes(2)
 }
 
 func caseGetDuringPut(t *testing.T, s *testServer) {

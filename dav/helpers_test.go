@@ -9,13 +9,18 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/gabionfs/gabion/dav"
 	"github.com/gabionfs/gabion/fs"
+	"github.com/gabionfs/gabion/fs/data"
 	"github.com/gabionfs/gabion/fs/memfs"
+	"github.com/gabionfs/gabion/fs/meta"
+	"github.com/gabionfs/gabion/fs/volume"
 	"github.com/gabionfs/gabion/kv/memkv"
+	"github.com/gabionfs/gabion/objstore/memns"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,6 +43,40 @@ func newTestServer(t testing.TB, change ...func(*options)) *testServer {
 		c(&o)
 	}
 	return serve(t, o)
+}
+
+// overVolume serves a real volume, with its objects in memory, and checks it at the end.
+func overVolume(t testing.TB) func(*options) {
+	return func(o *options) {
+		t.Helper()
+		ctx := context.Background()
+		store, ns := memkv.New(), memns.New()
+		v, err := volume.Open(ctx, store, ns, volume.Options{Logger: o.Logger})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.FS, o.KV = v.Session(nil), store
+		t.Cleanup(func() {
+			if err := v.Close(ctx); err != nil {
+				t.Error(err)
+			}
+			if _, err := meta.Check(ctx, store, func(p meta.Problem) { t.Errorf("namespace: %v", p) }); err != nil {
+				t.Error(err)
+			}
+			_, err := data.Check(ctx, store, ns, data.CheckOptions{Deep: true}, func(p data.Problem) {
+				t.Errorf("content: %s: %s: %s", p.Kind, p.Object, p.Text)
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// overBoth runs a test over the reference model and over a real volume.
+func overBoth(t *testing.T, run func(t *testing.T, over func(testing.TB) func(*options))) {
+	t.Run("memfs", func(t *testing.T) { run(t, func(testing.TB) func(*options) { return func(*options) {} }) })
+	t.Run("volume", func(t *testing.T) { run(t, overVolume) })
 }
 
 func serve(t testing.TB, o options) *testServer {
@@ -119,6 +158,24 @@ func (s *testServer) content(path, want string) {
 	s.t.Helper()
 	if a := s.want(200, "GET", path, ""); a.body != want {
 		s.t.Errorf("%s holds %.60q (%d bytes), want %.60q (%d bytes)", path, a.body, len(a.body), want, len(want))
+	}
+}
+
+// inodes fails the test unless there are want inodes, the root among them. A volume frees them in the
+// background.
+func (s *testServer) inodes(want uint64) {
+	s.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		st, err := s.fs.StatFS(context.Background())
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if st.Files-st.FilesFree == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%d inodes are left, want %d", st.Files-st.FilesFree, want)
+		}
 	}
 }
 

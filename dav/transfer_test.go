@@ -1,7 +1,6 @@
 package dav_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -59,7 +58,12 @@ func TestContentTypes(t *testing.T) {
 
 // TestReplacedWhileRead: a slow reader gets the content that it began with, whatever replaces it.
 func TestReplacedWhileRead(t *testing.T) {
-	s := newTestServer(t)
+	overBoth(t, func(t *testing.T, over func(testing.TB) func(*options)) {
+		testReplacedWhileRead(t, newTestServer(t, over(t)))
+	})
+}
+
+func testReplacedWhileRead(t *testing.T, s *testServer) {
 	old := strings.Repeat("old content ", 1<<20)
 	s.want(201, "PUT", "/f", old)
 	var readers []*http.Response
@@ -84,10 +88,7 @@ func TestReplacedWhileRead(t *testing.T) {
 		}
 	}
 	s.Close() // waits for the handlers, and so for the copies to be dropped
-	st, err := s.fs.StatFS(t.Context())
-	if n := st.Files - st.FilesFree; err != nil || n != 2 {
-		t.Errorf("%d inodes, want 2 (%v)", n, err)
-	}
+	s.inodes(2)
 }
 
 func TestTruncatedWhileRead(t *testing.T) {
@@ -127,7 +128,12 @@ func TestUnreadableContent(t *testing.T) {
 
 // TestConditionalPutsRace: of many clients that replace the same state, one wins.
 func TestConditionalPutsRace(t *testing.T) {
-	s := newTestServer(t)
+	overBoth(t, func(t *testing.T, over func(testing.TB) func(*options)) {
+		testConditionalPutsRace(t, newTestServer(t, over(t)))
+	})
+}
+
+func testConditionalPutsRace(t *testing.T, s *testServer) {
 	tag := s.want(201, "PUT", "/f", "0").header.Get("ETag")
 	for range 5 {
 		var wg sync.WaitGroup
@@ -156,7 +162,10 @@ func TestConditionalPutsRace(t *testing.T) {
 }
 
 func TestCopyTree(t *testing.T) {
-	s := newTestServer(t)
+	overBoth(t, func(t *testing.T, over func(testing.TB) func(*options)) { testCopyTree(t, newTestServer(t, over(t))) })
+}
+
+func testCopyTree(t *testing.T, s *testServer) {
 	for _, c := range []string{"/c", "/c/d", "/c/d/e", "/c/empty", "/old", "/old/sub"} {
 		s.want(201, "MKCOL", c, "")
 	}
@@ -189,7 +198,12 @@ func TestCopyTree(t *testing.T) {
 }
 
 func TestMoveOverTrees(t *testing.T) {
-	s := newTestServer(t)
+	overBoth(t, func(t *testing.T, over func(testing.TB) func(*options)) {
+		testMoveOverTrees(t, newTestServer(t, over(t)))
+	})
+}
+
+func testMoveOverTrees(t *testing.T, s *testServer) {
 	s.want(201, "MKCOL", "/c", "")
 	s.want(201, "PUT", "/c/f", "f")
 	s.want(201, "MKCOL", "/d", "")
@@ -296,7 +310,12 @@ func TestDeleteThatFailsInPart(t *testing.T) {
 
 // TestManyClients runs everything at once and looks whether the tree is still one.
 func TestManyClients(t *testing.T) {
-	s := newTestServer(t)
+	overBoth(t, func(t *testing.T, over func(testing.TB) func(*options)) {
+		testManyClients(t, newTestServer(t, over(t)))
+	})
+}
+
+func testManyClients(t *testing.T, s *testServer) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	paths := []string{"/a", "/b", "/c", "/a/x", "/b/x", "/a/x/y", "/c/z"}
@@ -347,10 +366,8 @@ func TestManyClients(t *testing.T) {
 			t.Errorf("%s was left", name)
 		}
 	}
-	st, err := s.fs.StatFS(context.Background())
-	if n := st.Files - st.FilesFree; err != nil || n != 1 {
-		t.Errorf("%d inodes are left, want the root (%v)", n, err)
-	}
+	s.Close()
+	s.inodes(1)
 }
 
 func TestRelaxedDoesNotSync(t *testing.T) {
