@@ -206,11 +206,11 @@ func (w *chunkWrite) start(i int, d *manager.Disk) {
 	key := objstore.FragmentKey{Namespace: u.s.nsm.Number(), Object: u.id.ID, Chunk: e.chunk.Number, Fragment: uint8(i), Version: f.Version}
 	w.inFlight++
 	e.buf.Hold()
-	go func() {
+	u.s.c.ops.run(func() {
 		err := u.s.c.putFragment(u.s.c.ctx, d, key, e.info, e.shards[i], e.sums[i])
 		e.buf.Release()
 		w.results <- outcome{i, d, err}
-	}()
+	})
 }
 
 // putFragment writes to a disk and takes note of how it did.
@@ -231,7 +231,7 @@ func (c *Client) putFragment(ctx context.Context, d *manager.Disk, key objstore.
 
 // Grace for fragments that are late when enough are durable.
 const (
-	graceMin = 5 * time.Millisecond
+	graceMin = 20 * time.Millisecond
 	graceMax = 250 * time.Millisecond
 )
 
@@ -326,14 +326,18 @@ func (w *chunkWrite) followUp(pending int, part bool) {
 		return
 	}
 	var settled []func()
-	for _, f := range w.e.chunk.Fragments {
+	var late []nsm.Location
+	for i, f := range w.e.chunk.Fragments {
 		if f.Unconfirmed {
+			late = append(late, w.location(i, f.Disk))
 			if d := w.u.s.c.o.Disks.Disk(f.Disk); d != nil {
 				settled = append(settled, d.Straggle())
 			}
 		}
 	}
+	w.u.s.c.setLate(late, true)
 	started := w.u.s.c.background(func() {
+		defer w.u.s.c.setLate(late, false)
 		var ends []outcome
 		for range pending {
 			ends = append(ends, <-w.results)
@@ -372,6 +376,9 @@ func (w *chunkWrite) reconcile(ends []outcome, kept bool) {
 		}
 		return nil
 	})
+	if slices.ContainsFunc(ends, func(o outcome) bool { return o.err != nil }) {
+		u.s.c.o.Trouble.Degraded(u.s.nsm, u.name)
+	}
 	switch {
 	case errors.Is(err, objstore.ErrNotFound):
 		// Deleted meanwhile: its fragments were queued, but those that landed after their deletion

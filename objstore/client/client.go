@@ -33,7 +33,8 @@ import (
 // Trouble is told what the client notices and maintenance should look after. Its methods must not
 // block.
 type Trouble interface {
-	// Degraded: the object was written, or read, with fewer fragments than its policy wants.
+	// Degraded: the object was written with fewer fragments than its policy wants. Fragments
+	// that are merely late do not count until they fail.
 	Degraded(ns *nsm.Manager, name string)
 	// Bad: a fragment that the manifest refers to could not be read, and not because its disk is down.
 	Bad(ns *nsm.Manager, name string, key objstore.FragmentKey, disk objstore.DiskID, err error)
@@ -64,6 +65,10 @@ type Client struct {
 	budget *semaphore.Weighted
 	cache  *frameCache
 	hedge  atomic.Pointer[hedge]
+	ops    *workers
+
+	lateMu sync.Mutex
+	late   map[objstore.FragmentKey]bool // being written although their object was acknowledged
 
 	ctx    context.Context // ends when the client is closed
 	cancel context.CancelFunc
@@ -99,8 +104,9 @@ func New(o Options) *Client {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{o: o, log: o.Logger, pool: bufpool.New(o.PoolMemory), budget: semaphore.NewWeighted(int64(o.WriteMemory)),
-		cache: newFrameCache(max(0, o.FrameCache))}
+		cache: newFrameCache(max(0, o.FrameCache)), late: make(map[objstore.FragmentKey]bool)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ops = newWorkers(c.ctx)
 	return c
 }
 
@@ -124,6 +130,26 @@ func (c *Client) background(fn func()) bool {
 	}
 	c.wg.Go(fn)
 	return true
+}
+
+// isLate tells whether a fragment is still being written.
+func (c *Client) isLate(k objstore.FragmentKey) bool {
+	c.lateMu.Lock()
+	defer c.lateMu.Unlock()
+	return c.late[k]
+}
+
+// setLate notes that fragments are being written, or no longer.
+func (c *Client) setLate(at []nsm.Location, late bool) {
+	c.lateMu.Lock()
+	defer c.lateMu.Unlock()
+	for _, l := range at {
+		if late {
+			c.late[l.Key] = true
+		} else {
+			delete(c.late, l.Key)
+		}
+	}
 }
 
 // Namespace is one namespace of a client; it implements objstore.Namespace.

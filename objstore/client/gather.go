@@ -138,11 +138,11 @@ func (g *gatherer) launch(ctx context.Context, e event) {
 	d := c.o.Disks.Disk(g.c.Fragments[e.fragment].Disk)
 	key := g.m.Key(g.s.nsm.Number(), g.index, e.fragment)
 	events := g.events
-	go func() {
+	c.ops.run(func() {
 		e.buf = c.pool.Get(n)
 		e.err = c.readFragment(ctx, d, key, int64(off), e.buf.B)
 		events <- e
-	}()
+	})
 }
 
 // readFragment reads from a disk and takes note of how it did.
@@ -359,7 +359,6 @@ func (g *gatherer) advance(ctx context.Context, d *detour) error {
 		return err
 	}
 	d.done = true
-	g.s.c.o.Trouble.Degraded(g.s.nsm, g.name)
 	return nil
 }
 

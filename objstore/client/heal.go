@@ -172,7 +172,7 @@ func (c *chunkHeal) good(ctx context.Context, i int, f manifest.Fragment) (bool,
 	if f.Disk == 0 || d == nil || !d.Kept() || c.o.Bad[c.key(i)] {
 		return false, nil
 	}
-	if !f.Unconfirmed {
+	if !f.Unconfirmed || c.s.c.isLate(c.key(i)) {
 		return true, nil
 	}
 	b := c.s.c.pool.Get(c.c.FragmentLen())

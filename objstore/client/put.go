@@ -211,9 +211,21 @@ func (u *upload) settle(m *manifest.Manifest, err error) {
 	}
 	u.mu.Unlock()
 	u.abandon(gone)
-	if m != nil && err == nil && !m.Complete() {
+	if m != nil && err == nil && lacks(m) {
 		c.o.Trouble.Degraded(u.s.nsm, u.name)
 	}
+}
+
+// lacks tells whether a fragment is neither written nor being written.
+func lacks(m *manifest.Manifest) bool {
+	for i := range m.Chunks {
+		for _, f := range m.Chunks[i].Fragments {
+			if f.Disk == 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // abandon queues fragments that no manifest will refer to. Whatever is not queued because that fails

@@ -368,39 +368,3 @@ func TestRotIsHealed(t *testing.T) {
 		t.Fatal(p)
 	}
 }
-
-func BenchmarkPut4MiB(b *testing.B) {
-	base := os.Getenv("GABION_BENCH_DIR")
-	if base == "" {
-		base = b.TempDir()
-	}
-	o := options(memkv.New(), nil)
-	o.Capacity = 4 << 30
-	for i := range 6 {
-		o.Dirs = append(o.Dirs, filepath.Join(base, fmt.Sprint("asd", i)))
-	}
-	be := open(b, o)
-	ns := namespace(b, be)
-	p := noise(4 << 20)
-	b.SetBytes(4 << 20)
-	b.SetParallelism(4)
-	var mu sync.Mutex
-	next := 0
-	b.ResetTimer()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			mu.Lock()
-			n := next
-			next++
-			mu.Unlock()
-			if _, err := ns.Put(context.Background(), fmt.Sprint(n), p); err != nil {
-				b.Error(err)
-			}
-			if n >= 100 {
-				if err := ns.Delete(context.Background(), fmt.Sprint(n-100)); err != nil {
-					b.Error(err)
-				}
-			}
-		}
-	})
-}
