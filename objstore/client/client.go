@@ -48,7 +48,7 @@ type Options struct {
 	Trouble Trouble // nil: nobody is told
 	Logger  *slog.Logger
 
-	WriteMemory int // bytes of chunks being written; 0 means 96 MiB
+	WriteMemory int // bytes of chunks being written; 0 means 64 MiB
 	PoolMemory  int // bytes of idle buffers kept; 0 means 64 MiB
 	FrameCache  int // bytes of decoded frames; 0 means 16 MiB, negative none
 	// HedgeMin is the least time that a read waits before it asks other disks; 0 means 15 ms.
@@ -86,7 +86,7 @@ func (noTrouble) Obsolete(*nsm.Manager)                                         
 // New returns a client. Close it.
 func New(o Options) *Client {
 	if o.WriteMemory == 0 {
-		o.WriteMemory = 96 << 20
+		o.WriteMemory = 64 << 20
 	}
 	if o.PoolMemory == 0 {
 		o.PoolMemory = 64 << 20

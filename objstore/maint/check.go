@@ -175,7 +175,7 @@ func (c *checker) absent(ctx context.Context, each func(func(string, *manifest.M
 func (c *checker) object(ctx context.Context, name string, m *manifest.Manifest, absent map[nsm.Location]bool) error {
 	c.r.Objects++
 	intact := make([]int, len(m.Chunks))
-	unsafe := false
+	unsafe, unfinished := false, false
 	bad := make(map[[2]int]error)
 	if c.o.Full {
 		if _, err := c.m.verify(ctx, c.n, m, func(chunk, fragment int, err error) { bad[[2]int{chunk, fragment}] = err }); err != nil {
@@ -191,7 +191,9 @@ func (c *checker) object(ctx context.Context, name string, m *manifest.Manifest,
 				err = objstore.ErrNoFragment
 			}
 			switch {
-			case !f.Present() || d == nil || !d.Readable():
+			case f.Disk == 0, f.Unconfirmed && d != nil && d.Readable() && absent[l]:
+				unfinished = true // acknowledged with fewer; the rest is still to come
+			case d == nil || !d.Readable():
 				unsafe = true
 			case err != nil:
 				if c.changed(ctx, name, m) {
@@ -214,8 +216,11 @@ func (c *checker) object(ctx context.Context, name string, m *manifest.Manifest,
 			return nil
 		}
 	}
-	if unsafe {
+	switch {
+	case unsafe:
 		c.problem(Warning, "safety", name, 0, "has less redundancy than its policy wants")
+	case unfinished:
+		c.problem(Note, "safety", name, 0, "was acknowledged with fewer fragments than its policy wants; the others are to be written")
 	}
 	return nil
 }
