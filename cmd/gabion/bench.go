@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +32,7 @@ Machines are noisy: compare figures of one run, and quote medians of three.`,
 	}
 	cmd.PersistentFlags().StringVar(&b.dir, "dir", "", "`folder` to work below (default $TMPDIR or /tmp)")
 	cmd.PersistentFlags().BoolVar(&b.json, "json", false, "print JSON, one figure on a line")
-	cmd.AddCommand(newBenchFS(b), newBenchObject(b), newBenchErasure(b))
+	cmd.AddCommand(newBenchFS(b), newBenchObject(b), newBenchErasure(b), newBenchASD(b), newBenchKV(b))
 	return cmd
 }
 
@@ -47,6 +48,8 @@ type figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
+	P50   float64 `json:"p50_us,omitempty"` // microseconds of one operation, where it was measured
+	P99   float64 `json:"p99_us,omitempty"`
 }
 
 func (b *benchEnv) print(f figure) error {
@@ -54,7 +57,12 @@ func (b *benchEnv) print(f figure) error {
 	if b.json {
 		return writeJSONLine(b.out, f)
 	}
-	_, err := fmt.Fprintf(b.out, "%-32s %12.0f %s\n", f.Name, f.Value, f.Unit)
+	latency := ""
+	if f.P99 > 0 {
+		latency = fmt.Sprintf("p50 %.0f us, p99 %.0f us", f.P50, f.P99)
+	}
+	line := fmt.Sprintf("%-32s %12.0f %-5s %s", f.Name, f.Value, f.Unit, latency)
+	_, err := fmt.Fprintln(b.out, strings.TrimRight(line, " "))
 	return err
 }
 

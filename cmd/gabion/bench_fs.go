@@ -20,15 +20,13 @@ mount can reach at most. Content is read back and compared.`,
 			if o.Files < 1 || mib < 1 {
 				return usagef("--files and --mib must be at least 1")
 			}
-			for _, n := range o.Threads {
-				if n < 1 {
-					return usagef("--threads %d: it must be at least 1", n)
-				}
+			if err := positive("--threads", o.Threads); err != nil {
+				return err
 			}
 			o.Bytes = mib << 20
 			return b.scratch(func(dir string) error {
 				return b.scratchNode(cmd.Context(), dir, 6, nil, func(n *node.Node) error {
-					return fsbench.Run(cmd.Context(), n.Volume().Session(nil), o, func(r fsbench.Row) { b.print(figure(r)) })
+					return fsbench.Run(cmd.Context(), n.Volume().Session(nil), o, func(r fsbench.Row) { b.print(figure{Name: r.Name, Value: r.Value, Unit: r.Unit}) })
 				})
 			})
 		},

@@ -53,10 +53,8 @@ same disk gives to a program that only appends and syncs the same fragments.`,
 				}
 				c.Sizes = append(c.Sizes, n<<10)
 			}
-			for _, n := range clients {
-				if n < 1 {
-					return usagef("--clients %d: it must be at least 1", n)
-				}
+			if err := positive("--clients", clients); err != nil {
+				return err
 			}
 			return b.scratch(func(dir string) error {
 				b.progress("ceiling of the disk")
@@ -87,7 +85,7 @@ same disk gives to a program that only appends and syncs the same fragments.`,
 func (b *benchEnv) rows(rows []objbench.Row, err error) error {
 	for _, r := range rows {
 		if r.Name != "" {
-			if perr := b.print(figure(r)); err == nil {
+			if perr := b.print(figure{Name: r.Name, Value: r.Value, Unit: r.Unit}); err == nil {
 				err = perr
 			}
 		}

@@ -84,7 +84,7 @@ func TestWithoutFuse(t *testing.T) {
 	p.stop()
 	p.says("/dev/fuse is missing")
 	out, err := exec.Command("unshare", "-m", "sh", "-euc", hide, "sh", binary, "up", "--data", data+"2", "--mount", mnt, "--dav", "off").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "nothing to serve") {
+	if err == nil || !strings.Contains(string(out), "/dev/fuse is missing") {
 		t.Errorf("without FUSE and WebDAV: %v\n%s", err, out)
 	}
 	if _, err := os.Stat(data + "2"); err == nil {

@@ -60,6 +60,10 @@ func TestBadUsage(t *testing.T) {
 		{"object put", "want a name"},
 		{"object stat", "want one name"},
 		{"bench nothing", "nothing"},
+		{"bench kv --clients 0", "at least 1"},
+		{"bench asd --seconds 0", "above 0"},
+		{"bench fs --threads 1,0", "at least 1"},
+		{"bench object --policy 1", "want four numbers"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			args := strings.Fields(c.args)
@@ -80,7 +84,7 @@ func TestBadUsage(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, cmd := range []string{"", "up", "status", "fsck", "asd", "asd list", "asd add", "asd disable", "version", "bench",
+	for _, cmd := range []string{"", "up", "status", "fsck", "asd", "asd list", "asd add", "asd disable", "version", "bench", "bench fs", "bench kv", "bench asd", "bench object", "bench erasure",
 		"kv", "kv get", "kv set", "kv delete", "kv range", "kv sequence", "object", "object ls", "object put", "object get", "object stat", "object rm"} {
 		r := gabion(t, append(strings.Fields(cmd), "--help")...)
 		r.want(t, 0, "Usage:", "Examples:", "--data")

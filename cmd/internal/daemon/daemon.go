@@ -132,9 +132,6 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := r.checkDAV(); err != nil {
 		return err
 	}
-	if mountOn == "" && r.o.DAV == "" {
-		return errors.New("nothing to serve: there is no /dev/fuse here to mount with, and WebDAV is off")
-	}
 	if err := r.startPProf(); err != nil {
 		return err
 	}

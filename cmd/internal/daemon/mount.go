@@ -15,7 +15,7 @@ func (r *run) mountOptions() mount.Options {
 
 // checkMount finds out whether we can mount where we were told to, after cleaning away what a crash of
 // ours left there, and returns the absolute directory. It is "" when nothing is to be mounted, or when
-// there is no FUSE here, which it says.
+// there is no FUSE here, which it says; without WebDAV that is an error.
 func (r *run) checkMount() (string, error) {
 	if r.o.Mount == "" {
 		return "", nil
@@ -32,7 +32,7 @@ func (r *run) checkMount() (string, error) {
 		r.log.Info("cleaned a mount that an earlier process left behind", "dir", dir)
 	}
 	err = mount.Check(dir, r.mountOptions())
-	if errors.Is(err, mount.ErrNoFuse) || errors.Is(err, mount.ErrNotPermitted) {
+	if r.o.DAV != "" && (errors.Is(err, mount.ErrNoFuse) || errors.Is(err, mount.ErrNotPermitted)) {
 		fmt.Fprintf(r.o.Err, "gabion: cannot mount: %v; serving WebDAV alone\n", err)
 		return "", nil
 	}
