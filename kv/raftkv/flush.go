@@ -55,31 +55,50 @@ func (s *Store) flushLoop() {
 		case <-s.stop:
 			return
 		}
-		s.mu.Lock()
-		due := s.active.bytes > s.opts.FlushBytes
-		s.mu.Unlock()
-		if !due {
-			continue
-		}
-		if err := s.compact(); err != nil && s.failed.Load() == nil && !s.closing.Load() {
-			s.fail(err)
+		for s.flushDue() && s.compact() {
 		}
 	}
 }
 
+// flushDue says whether the active table is large, or the log has much in it that the state file has
+// too. The latter happens because a snapshot's index is that of the moment it was asked for, and the
+// flush takes what was pending then along.
+func (s *Store) flushDue() bool {
+	select {
+	case <-s.stop:
+		return false
+	default:
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active.bytes > s.opts.FlushBytes ||
+		s.snapshotLag > 0 && s.wal.Bytes() > 2*s.opts.FlushBytes+6*s.opts.SegmentBytes
+}
+
 // compact flushes by way of a raft snapshot, which then truncates the log. Raft refuses one while a
-// configuration change is under way; then the log has to wait and memory must not.
-func (s *Store) compact() error {
+// configuration change is under way; then the log has to wait and memory must not. ok says that the log
+// was truncated.
+func (s *Store) compact() (ok bool) {
 	flushes := s.flushCount()
 	err := s.raft.Snapshot().Error()
+	select {
+	case <-s.stop: // the log has what was not flushed
+		return false
+	default:
+	}
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		s.mu.Lock()
+		s.snapshotLag = 0
+		s.mu.Unlock()
+	}
 	if err == nil || errors.Is(err, raft.ErrRaftShutdown) {
-		return nil
+		return err == nil
 	}
-	if s.flushCount() != flushes {
-		return err
+	s.log.Warn("the log could not be truncated", "cause", err)
+	if s.flushCount() == flushes {
+		_ = s.flush(nil) // stops the store when it fails
 	}
-	s.log.Warn("flushing without truncating the log", "cause", err)
-	return s.flush(nil)
+	return false
 }
 
 func (s *Store) flushCount() uint64 {
@@ -95,6 +114,11 @@ var errStopped = errors.New("raftkv: stopped")
 func (s *Store) flush(meta *snapshotMeta) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
+	if s.flushing != nil {
+		// A flush gave up half way, which only the end of the store does. The state file must not get
+		// ahead of it.
+		return errStopped
+	}
 	began := time.Now()
 	sealed := s.sealActive()
 	s.wake()
@@ -104,6 +128,7 @@ func (s *Store) flush(meta *snapshotMeta) error {
 		return errStopped // the log has it
 	}
 	if err := s.growBase(); err != nil {
+		s.fail(err)
 		return err
 	}
 	st := sealed.state
@@ -114,6 +139,7 @@ func (s *Store) flush(meta *snapshotMeta) error {
 		}
 	}
 	if err := s.base.write(sealed.table, st); err != nil {
+		s.fail(err)
 		return err
 	}
 	s.mu.Lock()
@@ -121,6 +147,7 @@ func (s *Store) flush(meta *snapshotMeta) error {
 	s.gen = newGeneration(s.base)
 	s.flushing = nil
 	s.applied.snapshot = st.snapshot
+	s.snapshotLag = st.applied - st.snapshot.Index
 	s.stats.flushes++
 	s.stats.flushBytes += uint64(sealed.table.bytes)
 	s.stats.lastFlush = time.Since(began)
@@ -143,6 +170,7 @@ func (s *Store) sealActive() *sealedTable {
 	s.flushing = t
 	s.active = newMemtable()
 	s.settleFlush()
+	s.madeProgress()
 	return t
 }
 

@@ -62,6 +62,9 @@ func (o *Options) setDefaults() error {
 	if o.FlushBytes == 0 {
 		o.FlushBytes = 48 << 20
 	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 16 << 20
+	}
 	if o.MaxPending == 0 {
 		o.MaxPending = 16 << 20
 	}

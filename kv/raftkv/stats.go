@@ -1,6 +1,9 @@
 package raftkv
 
-import "time"
+import (
+	"path/filepath"
+	"time"
+)
 
 type counters struct {
 	transactions, batches, batchBytes, applied, void uint64
@@ -60,7 +63,7 @@ func (s *Store) Stats() Stats {
 	s.mu.Unlock()
 	leader, _ := s.raft.LeaderWithID()
 	st.Leader, st.Term = string(leader), s.raft.CurrentTerm()
-	st.StateBytes, _ = statFile(s.base.path)
+	st.StateBytes, _ = statFile(filepath.Join(s.opts.Dir, stateFile))
 	st.LogBytes = s.wal.Bytes()
 	if cause := s.failed.Load(); cause != nil {
 		st.Err = *cause

@@ -50,20 +50,21 @@ type Store struct {
 	chunk []byte // unused rest of the chunk that log entries are encoded into
 
 	// mu guards the rest. It is held briefly: never while a caller's function runs or a file is touched.
-	mu        sync.Mutex
-	genReady  sync.Cond // gen is not nil again
-	base      *base
-	gen       *generation // nil while the state file is being exchanged
-	active    *memtable
-	flushing  *sealedTable  // or nil
-	views     []*view       // open ones, in no order
-	seq       uint64        // of the last sequenced transaction; local to this process
-	committed uint64        // of the last committed one
-	applied   state         // what has been applied to the memtables; snapshot is the last one taken
-	epoch     *epoch        // while this member leads, or nil
-	lost      bool          // acknowledged Ordered updates were discarded, and no Sync has said so yet
-	progress  chan struct{} // closed and replaced whenever a commit or a flush makes room
-	stats     counters
+	mu          sync.Mutex
+	genReady    sync.Cond // gen is not nil again
+	base        *base
+	gen         *generation // nil while the state file is being exchanged
+	active      *memtable
+	flushing    *sealedTable  // or nil
+	views       []*view       // open ones, in no order
+	seq         uint64        // of the last sequenced transaction; local to this process
+	committed   uint64        // of the last committed one
+	applied     state         // what has been applied to the memtables; snapshot is the last one taken
+	epoch       *epoch        // while this member leads, or nil
+	snapshotLag uint64        // entries that the state file has beyond the index of the last snapshot
+	lost        bool          // acknowledged Ordered updates were discarded, and no Sync has said so yet
+	progress    chan struct{} // closed and replaced whenever a commit or a flush makes room
+	stats       counters
 
 	kick      chan struct{} // wakes the proposer
 	flushKick chan struct{} // wakes the flusher

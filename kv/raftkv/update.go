@@ -246,8 +246,7 @@ func (s *Store) Sync(ctx context.Context) error {
 func (s *Store) waitRoom(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		full := s.epoch != nil && (s.epoch.pending > s.opts.MaxPending ||
-			s.flushing != nil && s.active.bytes > s.opts.FlushBytes)
+		full := s.epoch != nil && (s.epoch.pending > s.opts.MaxPending || s.active.bytes > 2*s.opts.FlushBytes)
 		progress := s.progress
 		s.mu.Unlock()
 		if !full {
