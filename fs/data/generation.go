@@ -92,9 +92,3 @@ func (g *generation) finish() {
 	g.over = true
 	close(g.attempt)
 }
-
-func (g *generation) isOver() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.over
-}

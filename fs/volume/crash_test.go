@@ -130,6 +130,20 @@ type crasher struct {
 	names map[string]fs.Ino
 	least map[string]int // the first state of the inode that the name may have
 	maybe map[string]bool
+	was   map[string]map[fs.Ino]bool // inodes that the name has meant in this life
+}
+
+// named records that name means ino from now on, in a state of at least the given number, unless it has
+// meant it before: then a crash may bring that time back.
+func (c *crasher) named(name string, ino fs.Ino, least int) {
+	if c.was[name] == nil {
+		c.was[name] = map[fs.Ino]bool{}
+	}
+	if c.was[name][ino] {
+		least = 0
+	}
+	c.was[name][ino] = true
+	c.names[name], c.least[name] = ino, least
 }
 
 func (c *crasher) ok(err error) {
@@ -146,7 +160,7 @@ func (c *crasher) step(ctx context.Context) {
 		a, err := c.Mknod(ctx, fs.Cred{}, fs.Root, name, fs.TypeRegular|0o644, 0)
 		c.ok(err)
 		c.files[a.Ino] = &history{states: [][]byte{nil}}
-		c.names[name], c.least[name] = a.Ino, 0
+		c.named(name, a.Ino, 0)
 		return
 	}
 	h := c.files[ino]
@@ -185,10 +199,11 @@ func (c *crasher) step(ctx context.Context) {
 		}
 		c.ok(c.Rename(ctx, fs.Root, name, fs.Root, to, 0))
 		_, over := c.names[to]
-		c.names[to], c.least[to] = ino, 0
+		least := 0
 		if over {
-			c.least[to] = len(h.states) - 1
+			least = len(h.states) - 1
 		}
+		c.named(to, ino, least)
 		delete(c.names, name)
 		c.maybe[name], c.maybe[to] = true, true
 	case n < 94:
@@ -223,7 +238,7 @@ func crash(t *testing.T, seed uint64) {
 			t.Fatal(err)
 		}
 		c := &crasher{T: t, FS: v.Session(nil), rng: rng,
-			files: map[fs.Ino]*history{}, names: map[string]fs.Ino{}, least: map[string]int{}, maybe: map[string]bool{}}
+			files: map[fs.Ino]*history{}, names: map[string]fs.Ino{}, least: map[string]int{}, maybe: map[string]bool{}, was: map[string]map[fs.Ino]bool{}}
 		c.adopt(ctx)
 		for range 20 + rng.IntN(150) {
 			c.step(ctx)
@@ -254,7 +269,7 @@ func (c *crasher) adopt(ctx context.Context) {
 	}))
 	for name, ino := range c.names {
 		c.files[ino] = &history{states: [][]byte{c.content(ctx, c.FS, ino)}}
-		c.least[name] = 0
+		c.named(name, ino, 0)
 	}
 }
 
