@@ -129,3 +129,12 @@ type Disk interface {
 	// Close makes everything durable and lets go of the disk.
 	Close() error
 }
+
+// CachedDisk is a Disk that keeps what was read in a cache, and can tell.
+type CachedDisk interface {
+	Disk
+	// ReadCached is ReadFragment when it needs no I/O; else it reports false, and p is undefined.
+	ReadCached(ctx context.Context, key FragmentKey, off int64, p []byte) bool
+	// Prefetch starts to read n bytes from off of a fragment into the cache, as far as they exist.
+	Prefetch(ctx context.Context, key FragmentKey, off int64, n int)
+}

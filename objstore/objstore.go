@@ -86,6 +86,12 @@ type Namespace interface {
 	List(ctx context.Context, from, to string, fn func(Info) bool) error
 }
 
+// Prefetcher is a Namespace that can be told what will be read soon.
+type Prefetcher interface {
+	// Prefetch starts to bring n bytes from off of the object nearer. It is a hint and does not wait.
+	Prefetch(ctx context.Context, name string, off, n int64)
+}
+
 // Capacity of a namespace's disks, in bytes of user data after coding.
 type Capacity struct {
 	Total, Used, Free int64

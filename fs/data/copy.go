@@ -103,7 +103,7 @@ func (s *Store) copyRefs(ctx context.Context, from *file, srcOff int64, to *file
 		}
 	}
 	// Inline rows have no blob to refer to.
-	if g, err := s.fold(ctx, from.ino); err != nil {
+	if g, err := s.foldLocked(ctx, from); err != nil {
 		return err
 	} else if g != nil {
 		s.flusher.hurry()

@@ -21,6 +21,8 @@ type file struct {
 
 	refs int // guarded by Store.mu
 
+	ahead readahead
+
 	mu      sync.RWMutex
 	gone    bool // the inode is dropped
 	content uint64

@@ -102,14 +102,22 @@ func (d *folder) run(ctx context.Context) {
 	}
 }
 
-// fold makes the inline rows of ino part of a frozen generation, which it returns; nil when there are
-// none. When that generation commits, the rows are in packs.
+// fold is foldLocked of a file that nobody has locked.
 func (s *Store) fold(ctx context.Context, ino fs.Ino) (*generation, error) {
 	f, err := s.acquire(ctx, ino)
 	if err != nil {
 		return nil, err
 	}
 	defer s.release(f)
+	f.op.RLock()
+	defer f.op.RUnlock()
+	return s.foldLocked(ctx, f)
+}
+
+// foldLocked makes the inline rows of f part of a frozen generation, which it returns; nil when there are
+// none. When that generation commits, the rows are in packs. The caller holds f.op: who cuts the rows
+// away has drained the file before, and must not find them laid again afterwards.
+func (s *Store) foldLocked(ctx context.Context, f *file) (*generation, error) {
 	for {
 		f.mu.Lock()
 		g := f.last()
@@ -129,7 +137,7 @@ func (s *Store) fold(ctx context.Context, ino fs.Ino) (*generation, error) {
 	}
 	// The view is taken under f.mu, so that no generation can be frozen between it and the injection.
 	found := false
-	err = s.kv.View(ctx, kv.Pending, func(r kv.Reader) error {
+	err := s.kv.View(ctx, kv.Pending, func(r kv.Reader) error {
 		return r.Range(ksInline, kv.Prefix(u64key(f.content)), func(k, v []byte) bool {
 			_, block, off, ok := splitInlineKey(k)
 			if ok {

@@ -21,6 +21,9 @@ func (s *Store) Read(ctx context.Context, ino fs.Ino, off int64, p []byte) (int,
 		return 0, err
 	}
 	defer s.release(f)
+	if from, to := f.ahead.note(off, int64(len(p))); from < to {
+		s.prefetch(f.contentID(), from, to)
+	}
 	n, err := f.read(ctx, off, p, nil)
 	return n, s.fsError(err)
 }
@@ -56,6 +59,7 @@ func (f *file) read(ctx context.Context, off int64, p []byte, upTo *generation) 
 		if len(plan.parts) == 0 {
 			return n, nil
 		}
+		f.s.neighbourly(plan.parts)
 		if err = f.s.ns.ReadSlices(ctx, plan.slices(p)); err == nil {
 			return n, nil
 		}

@@ -31,6 +31,7 @@ type Options struct {
 type Store struct {
 	kv         kv.Store
 	ns         objstore.Namespace
+	near       objstore.Prefetcher // ns, when it can prefetch
 	log        *slog.Logger
 	clock      func() time.Time
 	flushAfter time.Duration
@@ -41,6 +42,9 @@ type Store struct {
 	space      space
 	ids        ids
 	pins       *pins
+
+	prefetches chan struct{} // one token for each that is underway
+	neighbours neighbours
 
 	flusher  *flusher
 	folder   *folder
@@ -70,6 +74,7 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 	s := &Store{
 		kv: store, ns: ns, log: o.Logger, clock: o.Clock, flushAfter: o.FlushAfter,
 		files: make(map[fs.Ino]*file), dirty: make(map[*file]time.Time), pins: newPins(),
+		near: prefetcher(ns), prefetches: make(chan struct{}, 4),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -160,6 +165,9 @@ func (s *Store) Close(ctx context.Context) error {
 	err := s.Sync(ctx)
 	s.stop()
 	s.workers.Wait()
+	for range cap(s.prefetches) {
+		s.prefetches <- struct{}{}
+	}
 	if held := s.budget.held(); err == nil && held != 0 {
 		err = fmt.Errorf("close content: %d bytes are still dirty", held)
 	}

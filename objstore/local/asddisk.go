@@ -12,7 +12,7 @@ import (
 // asdDisk makes an objstore.Disk of an ASD.
 type asdDisk struct{ a *asd.ASD }
 
-var _ objstore.Disk = asdDisk{}
+var _ objstore.CachedDisk = asdDisk{}
 
 func key(k objstore.FragmentKey) []byte {
 	return k.Append(make([]byte, 0, objstore.FragmentKeyLen))
@@ -45,6 +45,14 @@ func (d asdDisk) PutFragment(ctx context.Context, k objstore.FragmentKey, recove
 
 func (d asdDisk) ReadFragment(ctx context.Context, k objstore.FragmentKey, off int64, p []byte) error {
 	return translate(k, d.a.PartialGet(ctx, key(k), []asd.Section{{Off: off, Buf: p}}))
+}
+
+func (d asdDisk) ReadCached(ctx context.Context, k objstore.FragmentKey, off int64, p []byte) bool {
+	return d.a.CachedGet(ctx, key(k), asd.Section{Off: off, Buf: p})
+}
+
+func (d asdDisk) Prefetch(ctx context.Context, k objstore.FragmentKey, off int64, n int) {
+	d.a.Prefetch(ctx, key(k), off, n)
 }
 
 func (d asdDisk) ReadRecovery(ctx context.Context, k objstore.FragmentKey) ([]byte, error) {
