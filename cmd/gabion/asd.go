@@ -13,12 +13,23 @@ import (
 func newASD(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "asd",
-		Short: "List, add and disable disks",
+		Short: "List, add and remove disks",
 		Long: `The disks (ASDs) of the filesystem: folders that hold fragments, best each on a
 disk of its own.`,
 		Example: "  gabion asd list\n  gabion asd add /disk7/asd\n  gabion asd disable 3",
 	}
-	cmd.AddCommand(newASDList(e), newASDAdd(e), newASDDisable(e))
+	cmd.AddCommand(newASDList(e), newASDAdd(e),
+		newASDChange(e, control.Disable, "disabled", "Give a disk nothing new, and move away what it holds",
+			`Give a disk nothing new. Maintenance moves what it holds to the others, as far
+as they have room; until then it is still read from. The folder stays.`),
+		newASDChange(e, control.Enable, "enabled", "Use a disk again that was disabled or drained", ""),
+		newASDChange(e, control.Drain, "draining", "Empty a disk, and forget it when it is empty",
+			`Give a disk nothing new, let maintenance move what it holds to the others, and
+forget the disk when nothing refers to it any more. The folder stays.`),
+		newASDChange(e, control.Purge, "purged", "Forget a disk for good",
+			`Forget a disk, as after it was lost and what it held was made anew on others.
+Refused while an object refers to it, unless --force is given. A folder that is
+still there is left as it is, and never taken back.`))
 	return cmd
 }
 
@@ -73,26 +84,29 @@ redundancy.`,
 	return cmd
 }
 
-func newASDDisable(e *env) *cobra.Command {
-	var asJSON bool
+// newASDChange makes the command that does change to a disk.
+func newASDChange(e *env, change control.Change, done, short, long string) *cobra.Command {
+	var asJSON, force bool
 	cmd := &cobra.Command{
-		Use:   "disable ID",
-		Short: "Give a disk nothing new, and move away what it holds",
-		Long: `Give a disk nothing new. Maintenance moves what it holds to the others, as far
-as they have room; until then it is still read from. The folder stays.`,
-		Example: "  gabion asd disable 3",
+		Use:     string(change) + " ID",
+		Short:   short,
+		Long:    long,
+		Example: fmt.Sprintf("  gabion asd list\n  gabion asd %s 3", change),
 		Args:    exactArgs("one disk, as `gabion asd list` shows it", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.withClient(cmd.Context(), func(c *control.Client) error {
-				d, err := c.DisableASD(cmd.Context(), args[0])
+				d, err := c.ChangeASD(cmd.Context(), control.ChangeRequest{ID: args[0], Do: change, Force: force})
 				if err != nil {
 					return err
 				}
-				return e.printDisk(d, "disabled", asJSON)
+				return e.printDisk(d, done, asJSON)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	if change == control.Purge {
+		cmd.Flags().BoolVar(&force, "force", false, "even when objects refer to the disk")
+	}
 	return cmd
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 type diskRow struct{ ID, Dir, State, Error string }
@@ -133,7 +134,8 @@ func TestAddAndDisable(t *testing.T) {
 		}
 	}
 	gabion(t, "asd", "disable", id, "--data", data).want(t, 0, "disabled disk "+id)
-	gabion(t, "asd", "disable", "99", "--data", data).want(t, 1, "99")
+	gabion(t, "asd", "disable", "99", "--data", data).want(t, 1, "disk 99", "not found")
+	gabion(t, "asd", "purge", "1", "--data", data).want(t, 1, "objects refer to it")
 	gabion(t, "asd", "disable", "first", "--data", data).want(t, 1, "first")
 	intact(t, p)
 	p.stop()
@@ -182,5 +184,27 @@ func TestMovedDataDirectory(t *testing.T) {
 	p := up(t, "--data", moved, anyPort)
 	intact(t, p)
 	gabion(t, "status", "--data", moved).want(t, 0, "ok", filepath.Join(moved, "asd-06"))
+	p.stop()
+}
+
+// TestReplacedDisk loses a disk, adds another, and forgets the lost one when all is whole again.
+func TestReplacedDisk(t *testing.T) {
+	t.Parallel()
+	data := filled(t)
+	if err := os.RemoveAll(filepath.Join(data, "asd-04")); err != nil {
+		t.Fatal(err)
+	}
+	p := up(t, "--data", data, anyPort)
+	gabion(t, "asd", "add", filepath.Join(filepath.Dir(data), "new"), "--data", data).want(t, 0, "added disk 7")
+	var r result
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if r = gabion(t, "asd", "purge", "4", "--data", data); r.code == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	r.want(t, 0, "purged disk 4")
+	gabion(t, "status", "--data", data).want(t, 0, "ok")
+	gabion(t, "fsck", "--data", data, "--data-checksums").want(t, 0, "clean")
+	intact(t, p)
 	p.stop()
 }

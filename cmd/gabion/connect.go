@@ -25,7 +25,7 @@ func (e *env) withClient(ctx context.Context, fn func(*control.Client) error) (e
 	if err != nil {
 		return e.explain(err)
 	}
-	log := slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: slog.LevelError}))
 	n, err := node.Open(ctx, d, node.Options{Logger: log, Version: buildVersion(), Quiet: true})
 	if err != nil {
 		return errors.Join(err, d.Close())

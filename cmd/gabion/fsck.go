@@ -2,7 +2,8 @@ package main
 
 import (
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ use. Nothing is changed without --repair.
 Exit codes: 0 clean, 1 problems were found, 3 the check could not be finished.`,
 		Example: "  gabion fsck\n  gabion fsck --data-checksums --json\n  gabion fsck --repair",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			r := fsckReport{Problems: []control.FsckProblem{}}
+			r := fsckReport{Problems: []control.FsckProblem{}, seen: make(map[string]int)}
 			err := e.withClient(cmd.Context(), func(c *control.Client) error {
 				return c.Fsck(cmd.Context(), q, func(ev control.FsckEvent) { e.fsckEvent(ev, &r, asJSON) })
 			})
@@ -58,7 +59,12 @@ type fsckReport struct {
 	Clean    bool                  `json:"clean"`
 	Problems []control.FsckProblem `json:"problems"`
 	Summary  control.FsckSummary   `json:"summary"`
+
+	seen map[string]int // problems by layer and kind, without --json
 }
+
+// maxPrinted is how many problems of a kind are printed for a person; --json has all of them.
+const maxPrinted = 20
 
 func (e *env) fsckEvent(ev control.FsckEvent, r *fsckReport, asJSON bool) {
 	switch {
@@ -70,11 +76,15 @@ func (e *env) fsckEvent(ev control.FsckEvent, r *fsckReport, asJSON bool) {
 		r.Problems = append(r.Problems, *ev.Problem)
 	case ev.Problem != nil:
 		e.endProgress()
+		what := ev.Problem.Layer + " " + ev.Problem.Kind
+		if r.seen[what]++; r.seen[what] > maxPrinted {
+			return
+		}
 		mended := ""
 		if ev.Problem.Repaired {
 			mended = " (repaired)"
 		}
-		fmt.Fprintf(e.out, "%s %s: %s%s\n", ev.Problem.Layer, ev.Problem.Kind, ev.Problem.Text, mended)
+		fmt.Fprintf(e.out, "%s: %s%s\n", what, ev.Problem.Text, mended)
 	case ev.Done != nil:
 		r.Summary = *ev.Done
 		r.Clean = ev.Done.Problems == 0
@@ -82,13 +92,17 @@ func (e *env) fsckEvent(ev control.FsckEvent, r *fsckReport, asJSON bool) {
 }
 
 func (e *env) printFsck(r fsckReport) error {
-	var kinds []string
-	for k, n := range r.Summary.Checked {
-		kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
+	for _, what := range slices.Sorted(maps.Keys(r.seen)) {
+		if more := r.seen[what] - maxPrinted; more > 0 {
+			fmt.Fprintf(e.out, "%s: and %d more\n", what, more)
+		}
 	}
-	sort.Slice(kinds, func(i, j int) bool {
-		return kinds[i][strings.Index(kinds[i], " "):] < kinds[j][strings.Index(kinds[j], " "):]
-	})
+	var kinds []string
+	for _, k := range slices.Sorted(maps.Keys(r.Summary.Checked)) {
+		if n := r.Summary.Checked[k]; n > 0 {
+			kinds = append(kinds, fmt.Sprintf("%d %s", n, k))
+		}
+	}
 	head := "clean"
 	if !r.Clean {
 		head = fmt.Sprintf("%d problems, %d repaired", r.Summary.Problems, r.Summary.Repaired)

@@ -84,7 +84,7 @@ func TestBadUsage(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, cmd := range []string{"", "up", "status", "fsck", "asd", "asd list", "asd add", "asd disable", "version", "bench", "bench fs", "bench kv", "bench asd", "bench object", "bench erasure",
+	for _, cmd := range []string{"", "up", "status", "fsck", "asd", "asd list", "asd add", "asd disable", "asd enable", "asd drain", "asd purge", "version", "bench", "bench fs", "bench kv", "bench asd", "bench object", "bench erasure",
 		"kv", "kv get", "kv set", "kv delete", "kv range", "kv sequence", "object", "object ls", "object put", "object get", "object stat", "object rm"} {
 		r := gabion(t, append(strings.Fields(cmd), "--help")...)
 		r.want(t, 0, "Usage:", "Examples:", "--data")

@@ -126,9 +126,9 @@ func (c *Client) AddASD(ctx context.Context, dir string) (d Disk, err error) {
 	return d, c.call(ctx, http.MethodPost, "/v1/asds", nil, AddRequest{dir}, &d)
 }
 
-// DisableASD gives a disk nothing new.
-func (c *Client) DisableASD(ctx context.Context, id string) (d Disk, err error) {
-	return d, c.call(ctx, http.MethodPost, "/v1/asds/disable", nil, DisableRequest{id}, &d)
+// ChangeASD changes what a disk is used for.
+func (c *Client) ChangeASD(ctx context.Context, r ChangeRequest) (d Disk, err error) {
+	return d, c.call(ctx, http.MethodPost, "/v1/asds/change", nil, r, &d)
 }
 
 // Fsck runs a check and calls event with what it tells, but for the error it may end with.

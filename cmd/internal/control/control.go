@@ -7,7 +7,7 @@
 //	GET    /v1/status                             Status
 //	GET    /v1/asds                               []Disk
 //	POST   /v1/asds            AddRequest         Disk
-//	POST   /v1/asds/disable    DisableRequest     Disk
+//	POST   /v1/asds/change     ChangeRequest      Disk
 //	POST   /v1/fsck            FsckRequest        a stream of FsckEvent
 //	POST   /v1/kv/get          KeyRequest         []byte
 //	POST   /v1/kv/range        RangeRequest       RangePage
@@ -34,8 +34,8 @@ type Backend interface {
 	ASDs(ctx context.Context) ([]Disk, error)
 	// AddASD claims the folder dir, made when it is missing, as a new and empty disk.
 	AddASD(ctx context.Context, dir string) (Disk, error)
-	// DisableASD gives the disk nothing new, so that maintenance moves away what it holds.
-	DisableASD(ctx context.Context, id string) (Disk, error)
+	// ChangeASD changes what a disk is used for, and returns it as it was when it is purged.
+	ChangeASD(ctx context.Context, r ChangeRequest) (Disk, error)
 	// Fsck checks everything, calling event for each problem and now and then for progress.
 	Fsck(ctx context.Context, r FsckRequest, event func(FsckEvent)) error
 	KV() kv.Store
@@ -49,9 +49,21 @@ type AddRequest struct {
 	Dir string `json:"dir"`
 }
 
-// DisableRequest asks that disk ID gets nothing new.
-type DisableRequest struct {
-	ID string `json:"id"`
+// Change is what can be done to a disk.
+type Change string
+
+const (
+	Disable Change = "disable" // it gets nothing new, and maintenance moves away what it holds
+	Enable  Change = "enable"  // undoes Disable and Drain
+	Drain   Change = "drain"   // Disable, and Purge when it is empty
+	Purge   Change = "purge"   // it is forgotten; refused while objects refer to it, unless forced
+)
+
+// ChangeRequest asks for a change of disk ID.
+type ChangeRequest struct {
+	ID    string `json:"id"`
+	Do    Change `json:"do"`
+	Force bool   `json:"force,omitempty"`
 }
 
 // FsckRequest says how thoroughly to check.

@@ -48,8 +48,8 @@ func (f *fake) AddASD(_ context.Context, dir string) (Disk, error) {
 	}
 	return Disk{ID: "2", Dir: dir}, nil
 }
-func (f *fake) DisableASD(_ context.Context, id string) (Disk, error) {
-	return Disk{ID: id, State: "disabled"}, nil
+func (f *fake) ChangeASD(_ context.Context, r ChangeRequest) (Disk, error) {
+	return Disk{ID: r.ID, State: fmt.Sprint(r.Do, r.Force)}, nil
 }
 
 // Fsck ends as the request says: with an error, without an end, or well.
@@ -223,8 +223,8 @@ func TestDisks(t *testing.T) {
 		if _, err := c.AddASD(t.Context(), "/taken"); err == nil || err.Error() != "the folder is not empty" {
 			t.Errorf("AddASD: %v", err)
 		}
-		if d, err := c.DisableASD(t.Context(), "7"); err != nil || d.ID != "7" || d.State != "disabled" {
-			t.Errorf("DisableASD: %v %v", d, err)
+		if d, err := c.ChangeASD(t.Context(), ChangeRequest{"7", Purge, true}); err != nil || d.ID != "7" || d.State != "purgetrue" {
+			t.Errorf("ChangeASD: %v %v", d, err)
 		}
 	})
 }

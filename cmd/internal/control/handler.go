@@ -32,12 +32,12 @@ func Handler(b Backend) http.Handler {
 		}
 		return b.AddASD(r.Context(), q.Dir)
 	}))
-	mux.HandleFunc("POST /v1/asds/disable", answer(func(r *http.Request) (any, error) {
-		var q DisableRequest
+	mux.HandleFunc("POST /v1/asds/change", answer(func(r *http.Request) (any, error) {
+		var q ChangeRequest
 		if err := decode(r, &q); err != nil {
 			return nil, err
 		}
-		return b.DisableASD(r.Context(), q.ID)
+		return b.ChangeASD(r.Context(), q)
 	}))
 	mux.HandleFunc("POST /v1/fsck", h.fsck)
 	mux.HandleFunc("POST /v1/kv/get", answer(h.kvGet))

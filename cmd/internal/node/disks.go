@@ -65,19 +65,40 @@ func (n *Node) AddASD(ctx context.Context, dir string) (control.Disk, error) {
 	return disk(s), nil
 }
 
-// DisableASD gives a disk nothing new, so that maintenance moves away what it holds.
-func (n *Node) DisableASD(ctx context.Context, id string) (control.Disk, error) {
-	num, err := strconv.ParseUint(id, 10, 32)
+// ChangeASD changes what a disk is used for.
+func (n *Node) ChangeASD(ctx context.Context, r control.ChangeRequest) (control.Disk, error) {
+	num, err := strconv.ParseUint(r.ID, 10, 32)
 	if err != nil {
-		return control.Disk{}, fmt.Errorf("%q is not the number of a disk: `gabion asd list` shows them", id)
+		return control.Disk{}, fmt.Errorf("%q is not the number of a disk: `gabion asd list` shows them", r.ID)
 	}
-	if err := n.objects.DisableDisk(ctx, objstore.DiskID(num)); err != nil {
-		return control.Disk{}, err
+	id := objstore.DiskID(num)
+	before, err := n.disk(id)
+	if err != nil {
+		return before, err
 	}
+	switch r.Do {
+	case control.Disable:
+		err = n.objects.DisableDisk(ctx, id)
+	case control.Enable:
+		err = n.objects.EnableDisk(ctx, id)
+	case control.Drain:
+		err = n.objects.DrainDisk(ctx, id)
+	case control.Purge:
+		return before, n.objects.PurgeDisk(ctx, id, r.Force)
+	default:
+		err = fmt.Errorf("%w: %q cannot be done to a disk", control.ErrBadRequest, r.Do)
+	}
+	if err != nil {
+		return before, err
+	}
+	return n.disk(id)
+}
+
+func (n *Node) disk(id objstore.DiskID) (control.Disk, error) {
 	for _, s := range n.objects.Disks() {
-		if s.ID == objstore.DiskID(num) {
+		if s.ID == id {
 			return disk(s), nil
 		}
 	}
-	return control.Disk{}, fmt.Errorf("disk %d: %w", num, objstore.ErrNotFound)
+	return control.Disk{}, fmt.Errorf("disk %d: %w", id, objstore.ErrNotFound)
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/gabionfs/gabion/cmd/internal/control"
 	"github.com/gabionfs/gabion/fs/data"
@@ -67,14 +68,7 @@ func (n *Node) checkObjects(deep bool) func(context.Context, fsck.Pass) error {
 				return // unfinished, and maintenance will finish it
 			}
 			problems++
-			object := m.Object
-			if m.Namespace != "" {
-				object = m.Namespace + "/" + fmt.Sprintf("%q", m.Object)
-			}
-			if m.Disk != 0 {
-				object = fmt.Sprintf("disk %d %s", m.Disk, object)
-			}
-			p.Report(fsck.Problem{Kind: m.Kind, Object: object, Text: m.Severity.String() + ": " + m.Detail, Repairable: true})
+			p.Report(fsck.Problem{Kind: m.Kind, Object: subject(m), Text: m.Severity.String() + ": " + m.Detail, Repairable: true})
 		})
 		p.Count("objects", r.Objects)
 		p.Count("fragments", r.Fragments)
@@ -83,4 +77,16 @@ func (n *Node) checkObjects(deep bool) func(context.Context, fsck.Pass) error {
 		}
 		return n.objects.Repair(ctx)
 	}
+}
+
+// subject says what a problem is about.
+func subject(m maint.Problem) string {
+	var parts []string
+	if m.Disk != 0 {
+		parts = append(parts, fmt.Sprintf("disk %d", m.Disk))
+	}
+	if m.Namespace != "" {
+		parts = append(parts, fmt.Sprintf("%s/%q", m.Namespace, m.Object))
+	}
+	return strings.Join(parts, ", ")
 }
