@@ -73,6 +73,9 @@ func (f *davFile) Write([]byte) (int, error) { return 0, f.fs.keep(fs.ErrNotSupp
 // Readdir returns the whole directory, whatever count is; x/net/webdav asks for nothing else.
 func (f *davFile) Readdir(int) ([]os.FileInfo, error) {
 	all, err := f.fs.h.list(f.ctx, f.info)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // removed since it was opened: it has no members
+	}
 	if err != nil {
 		return nil, f.fs.keep(err)
 	}

@@ -65,8 +65,11 @@ func (f *davFS) info(ctx context.Context, p string) (*fileInfo, error) {
 	return f.last, nil
 }
 
-// stored returns the dead properties of i.
+// stored returns the dead properties of i, unless none was asked for.
 func (f *davFS) stored(ctx context.Context, i *fileInfo) ([]webdav.Property, error) {
+	if f.props != nil && !f.props.dead {
+		return nil, nil
+	}
 	if f.deadOf != i {
 		props, err := f.h.loadProps(ctx, i.attr.Ino)
 		if err != nil {
@@ -243,7 +246,7 @@ func (h *Handler) delegate(ctx context.Context, rq *request, q *propQuery) error
 	}
 	inner.ServeHTTP(w, r)
 	switch {
-	case w.refused:
+	case w.refused, !w.began && f.err != nil: // the latter: it is gone since it was resolved
 		return f.err
 	case w.cut, content && f.err != nil:
 		return errors.Join(http.ErrAbortHandler, f.err, failed)

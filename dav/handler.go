@@ -107,7 +107,7 @@ func (h *Handler) hostAllowed(hostport string) bool {
 	}
 	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
 	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") ||
-		net.ParseIP(host) != nil || slices.Contains(h.hosts, host)
+		net.ParseIP(host) != nil || slices.ContainsFunc(h.hosts, func(s string) bool { return strings.EqualFold(s, host) })
 }
 
 // readTokens parses the If header, and collects the lock tokens that the request submits.

@@ -221,6 +221,26 @@ type faultFS struct {
 	read    func(ino fs.Ino, off int64) error
 	rename  func(oldName, newName string) error
 	rmdir   func(name string) error
+	xattr   func(ino fs.Ino) error
+	readDir func(ino fs.Ino) error
+}
+
+func (f *faultFS) GetXattr(ctx context.Context, ino fs.Ino, name string) ([]byte, error) {
+	if f.xattr != nil {
+		if err := f.xattr(ino); err != nil {
+			return nil, err
+		}
+	}
+	return f.FS.GetXattr(ctx, ino, name)
+}
+
+func (f *faultFS) ReadDir(ctx context.Context, ino fs.Ino, after uint64, plus bool, fn func(fs.Dirent, *fs.Attr) bool) error {
+	if f.readDir != nil {
+		if err := f.readDir(ino); err != nil {
+			return err
+		}
+	}
+	return f.FS.ReadDir(ctx, ino, after, plus, fn)
 }
 
 func (f *faultFS) Write(ctx context.Context, ino fs.Ino, off int64, p []byte) error {

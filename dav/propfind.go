@@ -46,7 +46,7 @@ func (h *Handler) propfind(ctx context.Context, rq *request) error {
 // worth computing.
 func parsePropfind(body []byte) (*propQuery, error) {
 	if len(body) == 0 {
-		return &propQuery{all: true}, nil
+		return &propQuery{all: true, dead: true}, nil
 	}
 	type names struct {
 		Names []struct{ XMLName xml.Name } `xml:",any"`
@@ -65,6 +65,7 @@ func parsePropfind(body []byte) (*propQuery, error) {
 	for _, n := range append(pf.Prop.Names, pf.Include.Names...) {
 		q.want[n.XMLName] = true
 	}
+	q.dead = q.wantsStored()
 	return q, nil
 }
 

@@ -21,6 +21,7 @@ type propQuery struct {
 	all   bool              // allprop
 	names bool              // propname
 	want  map[xml.Name]bool // prop, or include of allprop
+	dead  bool              // a dead property could be among them
 	locks map[string][]lock // of the resources that the answer is about; loaded when asked for
 }
 
@@ -51,6 +52,24 @@ var liveProps = map[xml.Name]liveProp{
 	{Space: apacheNS, Local: "executable"}:         {value: executable, set: setExecutable},
 	// Settable here; x/net/webdav answers PROPFIND of it. See renameProtected.
 	{Space: davNS, Local: renamedPrefix + "getlastmodified"}: {set: setMtime},
+}
+
+// inNet are the properties that x/net/webdav knows, and keeps PROPPATCH from setting.
+var inNet = []string{"resourcetype", "displayname", "getcontentlength", "getlastmodified", "creationdate",
+	"getcontentlanguage", "getcontenttype", "getetag", "lockdiscovery", "supportedlock"}
+
+// wantsStored reports whether a dead property could be among what q asks for. Most clients list with
+// live properties only, which spares a read for each member.
+func (q *propQuery) wantsStored() bool {
+	if q.all || q.names {
+		return true
+	}
+	for name := range q.want {
+		if _, live := liveProps[name]; !live && !(name.Space == davNS && slices.Contains(inNet, name.Local)) {
+			return true
+		}
+	}
+	return false
 }
 
 // addLive adds the live properties that were asked for to props.

@@ -308,6 +308,37 @@ func TestDeleteThatFailsInPart(t *testing.T) {
 	s.want(204, "DELETE", "/c", "")
 }
 
+// TestGoneWhileListed: a collection or a member that goes while it is listed is no failure.
+func TestGoneWhileListed(t *testing.T) {
+	f := &faultFS{FS: memfs.New()}
+	s := newTestServer(t, func(o *options) { o.FS = f })
+	s.want(201, "MKCOL", "/c", "")
+	s.want(201, "PUT", "/c/f", "x")
+	gone := ""
+	f.xattr = func(ino fs.Ino) error {
+		a, err := f.FS.Getattr(t.Context(), ino)
+		if err == nil && (gone == "c" && a.IsDir() || gone == "f" && a.IsRegular()) {
+			return fs.ErrNotExist
+		}
+		return nil
+	}
+	for gone = range map[string]bool{"c": true, "f": true} {
+		want := map[string]int{"c": 404, "f": 207}[gone]
+		if a := s.want(want, "PROPFIND", "/c", "", "Depth", "1"); strings.Contains(a.body, "/c/f") {
+			t.Errorf("what is gone is listed: %s", a.body)
+		}
+	}
+	gone = ""
+	f.readDir = func(fs.Ino) error { return fs.ErrNotExist }
+	if a := s.want(207, "PROPFIND", "/c", "", "Depth", "1"); !strings.HasSuffix(a.body, "multistatus>") {
+		t.Errorf("the answer is not whole: %s", a.body)
+	}
+	f.readDir = func(fs.Ino) error { return fs.ErrIO }
+	if a, err := s.try("PROPFIND", "/c", "", "Depth", "1"); err == nil && a.status == 207 {
+		t.Errorf("a directory that cannot be read seems empty: %s", a.body)
+	}
+}
+
 // TestManyClients runs everything at once and looks whether the tree is still one.
 func TestManyClients(t *testing.T) {
 	overBoth(t, func(t *testing.T, over func(testing.TB) func(*options)) {
