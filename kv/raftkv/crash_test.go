@@ -61,9 +61,17 @@ func crashStep(s kv.Store, c kv.Commit) (n uint64, err error) {
 }
 
 // crashPicture checks that the store shows a prefix and returns its length.
-func crashPicture(t *testing.T, s kv.Store) (n uint64) {
+func crashPicture(t *testing.T, s kv.Store) uint64 {
 	t.Helper()
-	err := s.View(context.Background(), kv.Linearizable, func(r kv.Reader) error {
+	n, err := lookAt(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func lookAt(s kv.Store) (n uint64, err error) {
+	err = s.View(context.Background(), kv.Linearizable, func(r kv.Reader) error {
 		v, err := r.Get("seq", []byte("n"))
 		if errors.Is(err, kv.ErrNotFound) {
 			v, err = crashKey(0), nil
@@ -91,10 +99,7 @@ func crashPicture(t *testing.T, s kv.Store) (n uint64) {
 		}
 		return bad
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return n, err
 }
 
 // runChild is the process that gets killed: it reports each transaction that is certainly durable.

@@ -23,6 +23,7 @@ const (
 
 // epoch is one period in which this member leads and evaluates transactions. Guarded by Store.mu.
 type epoch struct {
+	id        uint64 // unique among the epochs of this process, never 0
 	term      uint64
 	committed uint64   // sequence number up to which its batches are committed
 	number    uint64   // of the last batch that was begun
@@ -351,7 +352,8 @@ func (s *Store) begin() bool {
 	if s.closing.Load() || s.failed.Load() != nil {
 		return true
 	}
-	e := &epoch{term: term, committed: s.committed}
+	s.epochs++
+	e := &epoch{id: s.epochs, term: term, committed: s.committed}
 	if s.applied.term == term {
 		e.number = s.applied.number
 	}

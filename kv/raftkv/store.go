@@ -61,6 +61,7 @@ type Store struct {
 	committed   uint64        // of the last committed one
 	applied     state         // what has been applied to the memtables; snapshot is the last one taken
 	epoch       *epoch        // while this member leads, or nil
+	epochs      uint64        // that this member has begun
 	snapshotLag uint64        // entries that the state file has beyond the index of the last snapshot
 	lost        bool          // acknowledged Ordered updates were discarded, and no Sync has said so yet
 	progress    chan struct{} // closed and replaced whenever a commit or a flush makes room

@@ -205,7 +205,7 @@ func (s *Store) waitCommitted(ctx context.Context, e *epoch, seq uint64) error {
 	}
 	if e.over.Load() {
 		s.mu.Unlock()
-		return e.cause
+		return errors.Join(kv.ErrUnknownOutcome, e.cause)
 	}
 	b := e.covering(seq)
 	b.wanted = true
@@ -217,6 +217,37 @@ func (s *Store) waitCommitted(ctx context.Context, e *epoch, seq uint64) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Epoch identifies the leadership under which this member evaluates transactions now; 0 when it does
+// not lead. Ordered updates of one epoch are lost, if at all, only together with the epoch.
+func (s *Store) Epoch() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.epoch == nil {
+		return 0
+	}
+	return s.epoch.id
+}
+
+// SyncSince is Sync for one of several sessions that share this member: epoch is what Epoch returned
+// before the session's first Ordered update. It returns an error that matches kv.ErrUnknownOutcome when
+// that leadership is over, because some of those updates may be lost.
+func (s *Store) SyncSince(ctx context.Context, epoch uint64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	s.mu.Lock()
+	e, seq := s.epoch, s.seq
+	s.mu.Unlock()
+	if e == nil || e.id != epoch {
+		return fmt.Errorf("%w: the leadership that acknowledged it is over", kv.ErrUnknownOutcome)
+	}
+	return s.waitCommitted(ctx, e, seq)
 }
 
 // Sync implements kv.Store. After this member lost its leadership together with Ordered updates that it
