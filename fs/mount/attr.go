@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"errors"
 	"math"
 	"strings"
 
@@ -97,8 +98,25 @@ func (r *raw) killPrivileges(ino fs.Ino) error {
 	}
 	// The kernel still has the old mode. Dropping attributes only waits for nothing, and so may be done
 	// while the request that caused it is under way.
-	r.InodeChanged(ino, false)
+	r.invalidate(ino, -1)
 	return nil
+}
+
+// capabilities is the attribute that gives a program the privileges of setcap(8).
+const capabilities = "security.capability"
+
+// killCapabilities is what the kernel does by itself before a write into its cache, and leaves out
+// before one that bypasses it.
+func (r *raw) killCapabilities(ino fs.Ino) error {
+	if !r.nodes.take(ino, maybeCaps) {
+		return nil
+	}
+	err := r.fs.RemoveXattr(r.ctx, ino, capabilities)
+	if err == nil || errors.Is(err, fs.ErrNoAttr) {
+		return nil
+	}
+	r.nodes.mark(ino, maybeCaps)
+	return err
 }
 
 func (r *raw) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
@@ -157,6 +175,9 @@ func fit(dest, value []byte) (uint32, fuse.Status) {
 func (r *raw) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
 	if !knownXattr(name) {
 		return fuse.ENOTSUP
+	}
+	if name == capabilities {
+		r.nodes.mark(fs.Ino(in.NodeId), maybeCaps)
 	}
 	return r.status("setxattr", in.NodeId, r.fs.SetXattr(r.ctx, fs.Ino(in.NodeId), name, value, fs.XattrMode(in.Flags)))
 }

@@ -73,6 +73,21 @@ func TestCoherence(t *testing.T) {
 		t.Errorf("the other session reads %q", p[:n])
 	}
 
+	// appending goes to the end that there is, wherever the kernel takes it to be
+	sh.do("openappend", "f")
+	sh.do("append", "1")
+	ok(other.Write(ctx, f.Ino, 9, []byte(" longer")))
+	sh.do("append", "2")
+	sh.do("append", "3")
+	look("written!1 longer23", "read", "f")
+	_, err = other.Setattr(ctx, f.Ino, fs.SetAttr{Mask: fs.SetSize, Size: 8})
+	ok(err)
+	sh.do("append", "4")
+	look("written!4", "read", "f")
+	_, err = other.Setattr(ctx, f.Ino, fs.SetAttr{Mask: fs.SetSize, Size: 8})
+	ok(err)
+	sh.do("closeappend")
+
 	_, err = other.Link(ctx, f.Ino, fs.Root, "g")
 	ok(err)
 	look("size 8 nlink 2", "fstat")

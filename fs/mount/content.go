@@ -9,9 +9,23 @@ import (
 	"github.com/gabionfs/gabion/fs"
 )
 
-// openFlags are those of files that are created; others are never opened, so far as we are told: Open
-// answers ENOSYS, and the kernel then opens on its own with the cache kept, and closes on its own.
-const openFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
+// Only files that are created are opened, so far as we are told: Open answers ENOSYS, and the kernel then
+// opens all others on its own, with the cache kept, and closes all on its own. So a handle says one bit.
+const (
+	cachedHandle = iota
+	directHandle // its writes bypass the kernel's cache
+)
+
+// openCreated fills in how a new file is opened. What is only written goes to us directly, from the
+// writer's memory: for the cache the kernel would first ask for security.capability, and then copy.
+// Other descriptors of the file use the cache all the same; the kernel keeps it coherent.
+func openCreated(flags uint32, out *fuse.OpenOut) {
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
+	if flags&syscall.O_ACCMODE == syscall.O_WRONLY {
+		out.Fh = directHandle
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
+	}
+}
 
 func (r *raw) Open(<-chan struct{}, *fuse.OpenIn, *fuse.OpenOut) fuse.Status { return fuse.ENOSYS }
 
@@ -39,10 +53,39 @@ func (r *raw) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 			return 0, r.status("write", in.NodeId, err)
 		}
 	}
-	if err := r.fs.Write(r.ctx, ino, int64(in.Offset), data); err != nil {
+	if in.Fh == directHandle {
+		if err := r.killCapabilities(ino); err != nil {
+			return 0, r.status("write", in.NodeId, err)
+		}
+	}
+	off := int64(in.Offset)
+	if in.Flags&syscall.O_APPEND != 0 && r.nodes.take(ino, resized) {
+		end, err := r.appendOffset(ino, off)
+		if err != nil {
+			return 0, r.status("write", in.NodeId, err)
+		}
+		off = end
+	}
+	if err := r.fs.Write(r.ctx, ino, off, data); err != nil {
 		return 0, r.status("write", in.NodeId, err)
 	}
 	return uint32(len(data)), fuse.OK
+}
+
+// appendOffset corrects the end of the file that the kernel appends at, after another session has
+// changed it. The kernel's cache then has the data in the wrong place, and is dropped when it has
+// unlocked its pages, after the answer.
+func (r *raw) appendOffset(ino fs.Ino, off int64) (int64, error) {
+	a, err := r.fs.Getattr(r.ctx, ino)
+	if err != nil {
+		r.nodes.mark(ino, resized)
+		return 0, err
+	}
+	if a.Size != off {
+		r.nodes.mark(ino, resized) // until the kernel has asked for the size, and agrees
+		go r.invalidate(ino, 0)
+	}
+	return a.Size, nil
 }
 
 func (r *raw) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -29,6 +30,7 @@ func init() {
 	cases["content/exec"] = execute
 	cases["content/ioctl"] = ioctl
 	cases["content/random"] = random
+	cases["content/created"] = created
 	roles["append"] = appender
 	roles["mmap"] = mapper
 }
@@ -286,6 +288,60 @@ func aligned(n int) []byte {
 	return b[off : off+n]
 }
 
+// created writes through a descriptor that bypasses the cache, while other threads read, map and drop
+// the same pages: who has written sees what was written, through any descriptor.
+func created(c *kase) {
+	const pages = 8
+	path := c.path("f")
+	w := c.open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
+	c.ok(unix.Ftruncate(w, pages*4096))
+	fd := c.open(path, unix.O_RDWR, 0)
+	mem, err := unix.Mmap(fd, 0, pages*4096, unix.PROT_READ, unix.MAP_SHARED)
+	c.ok(err)
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	defer func() {
+		close(stop)
+		others.Wait()
+		c.ok(unix.Munmap(mem))
+	}()
+	for i := range 3 {
+		others.Go(func() {
+			buf := make([]byte, pages*4096)
+			for sum := byte(0); ; sum++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				switch i {
+				case 0:
+					_, _ = unix.Pread(fd, buf, 0)
+				case 1:
+					sum += mem[int(sum)%pages*4096]
+				case 2:
+					_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+				}
+			}
+		})
+	}
+	buf := make([]byte, 4096)
+	for i := range 3000 {
+		page := int64(i % pages)
+		want := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 2048)
+		_, err := unix.Pwrite(w, want, page*4096)
+		c.ok(err)
+		_, err = unix.Pread(fd, buf, page*4096)
+		c.ok(err)
+		if !bytes.Equal(buf, want) {
+			c.Fatalf("round %d: page %d reads %x, want %x", i, page, buf[:2], want[:2])
+		}
+		if got := mem[page*4096]; got != byte(i) {
+			c.Fatalf("round %d: the mapping has %x", i, got)
+		}
+	}
+}
+
 func allocate(c *kase) {
 	fd := c.open(c.path("f"), unix.O_RDWR|unix.O_CREAT, 0o644)
 	want := noise(2, 300_000)
@@ -523,7 +579,7 @@ func random(c *kase) {
 	}()
 	r := rand.New(rand.NewPCG(seed, 0))
 	f := newRandomFile(c)
-	ops := []func(off, n int){f.pwrite, f.pwrite, f.mapWrite, f.truncate, f.punch, f.zero, f.copy, f.grow, f.directWrite, f.recreate, f.append}
+	ops := []func(off, n int){f.pwrite, f.pwrite, f.mapWrite, f.truncate, f.punch, f.zero, f.copy, f.grow, f.directWrite, f.recreate, f.append, f.createdWrite}
 	for range 3000 {
 		op := r.IntN(len(ops))
 		off, n := r.IntN(f.limit), 1+r.IntN(20_000)
@@ -543,17 +599,19 @@ func random(c *kase) {
 
 type randomFile struct {
 	*kase
-	path  string
-	limit int
-	fds   []int
-	mem   []byte
-	want  []byte
-	seed  uint64
+	path    string
+	limit   int
+	fds     []int
+	created int
+	mem     []byte
+	want    []byte
+	seed    uint64
 }
 
 func newRandomFile(c *kase) *randomFile {
 	f := &randomFile{kase: c, path: c.path("f"), limit: 1 << 20}
-	for _, flags := range []int{unix.O_CREAT, 0, unix.O_DIRECT} {
+	f.created = c.open(f.path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644) // bypasses the cache
+	for _, flags := range []int{0, 0, unix.O_DIRECT} {
 		f.fds = append(f.fds, c.open(f.path, unix.O_RDWR|flags, 0o644))
 	}
 	var err error
@@ -592,6 +650,14 @@ func (f *randomFile) directWrite(off, n int) {
 	p := aligned(n)
 	copy(p, noise(f.seed, n))
 	_, err := unix.Pwrite(f.fds[2], p, int64(off))
+	f.ok(err)
+	f.extend(off + n)
+	copy(f.want[off:], p)
+}
+
+func (f *randomFile) createdWrite(off, n int) {
+	p := noise(f.seed, n)
+	_, err := unix.Pwrite(f.created, p, int64(off))
 	f.ok(err)
 	f.extend(off + n)
 	copy(f.want[off:], p)
@@ -692,4 +758,3 @@ func firstDiff(a, b []byte) int {
 	}
 	return min(len(a), len(b))
 }
-

@@ -396,6 +396,7 @@ func shell() {
 type shellState struct {
 	dir string
 	fd  int
+	log int
 	mem []byte
 }
 
@@ -426,6 +427,14 @@ func (s *shellState) run(args []string) (string, error) {
 	case "pwrite":
 		_, err = unix.Pwrite(s.fd, []byte(args[1]), 0)
 		return "", err
+	case "openappend":
+		s.log, err = unix.Open(path(1), unix.O_WRONLY|unix.O_APPEND, 0)
+		return "", err
+	case "append":
+		_, err = unix.Write(s.log, []byte(args[1]))
+		return "", err
+	case "closeappend":
+		return "", unix.Close(s.log)
 	case "fstat":
 		err = unix.Fstat(s.fd, &st)
 		return fmt.Sprintf("size %d nlink %d", st.Size, st.Nlink), err

@@ -88,6 +88,7 @@ func Mount(ctx context.Context, dir string, attach func(fs.Watcher) fs.FS, o Opt
 		server.Serve()
 		r.close()
 	}()
+	r.prime(dir)
 	if err := setReadAhead(dir, cmp.Or(o.ReadAheadKiB, 1024)); err != nil {
 		logger.Debug("the kernel's read-ahead stays as it is", "mount", dir, "err", err)
 	}

@@ -10,6 +10,9 @@ import (
 )
 
 func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if lookupPrime(&r.priming, h, name, out) {
+		return fuse.OK
+	}
 	a, err := r.fs.Lookup(r.ctx, fs.Ino(h.NodeId), name)
 	if err == nil {
 		err = r.remember(a.Ino)
@@ -87,7 +90,7 @@ func (r *raw) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 	if err != nil {
 		return r.status("create", in.NodeId, err)
 	}
-	out.OpenFlags = openFlags
+	openCreated(in.Flags, &out.OpenOut)
 	return r.entry(&a, &out.EntryOut)
 }
 
@@ -110,6 +113,6 @@ func (r *raw) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut)
 	}
 	r.rememberHeld(a.Ino)
 	fillEntry(&a, &out.EntryOut)
-	out.OpenFlags = openFlags
+	openCreated(in.Flags, &out.OpenOut)
 	return fuse.OK
 }

@@ -25,6 +25,7 @@ type raw struct {
 	ctx                context.Context // of all operations: signals to the caller do not cancel them
 	log                *slog.Logger
 	nodes              *table
+	priming            atomic.Bool
 	kernel             atomic.Pointer[fuse.Server] // nil before the first request and after the last
 }
 

@@ -22,7 +22,19 @@ type shard struct {
 
 type node struct {
 	lookups uint64
+	flags   nodeFlags
 }
+
+type nodeFlags uint8
+
+const (
+	// maybeCaps: the file may have security.capability, which a write must remove. Of a file that was
+	// created since it was mounted this is known from the start.
+	maybeCaps nodeFlags = 1 << iota
+	// resized: another session changed the content since the last append, so that the kernel may not
+	// know the end of the file.
+	resized
+)
 
 func newTable() *table {
 	t := &table{}
@@ -77,12 +89,31 @@ func (t *table) forget(ino fs.Ino, lookups uint64) bool {
 	return false
 }
 
-func (t *table) known(ino fs.Ino) bool {
+// mark sets flags of an inode, and reports whether it is known.
+func (t *table) mark(ino fs.Ino, flags nodeFlags) bool {
 	s := t.shard(ino)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, known := s.nodes[ino]
+	n, known := s.nodes[ino]
+	if known && n.flags|flags != n.flags {
+		n.flags |= flags
+		s.nodes[ino] = n
+	}
 	return known
+}
+
+// take takes flags off an inode, and reports whether any of them was set.
+func (t *table) take(ino fs.Ino, flags nodeFlags) bool {
+	s := t.shard(ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[ino]
+	if n.flags&flags == 0 {
+		return false
+	}
+	n.flags &^= flags
+	s.nodes[ino] = n
+	return true
 }
 
 // empty forgets everything and returns the inodes that were held.

@@ -9,7 +9,7 @@ import "github.com/gabionfs/gabion/fs"
 // EntryChanged drops an entry, known or known to be missing, and the listing and attributes of dir.
 func (r *raw) EntryChanged(dir fs.Ino, name string) {
 	k := r.kernel.Load()
-	if k == nil || dir != fs.Root && !r.nodes.known(dir) {
+	if k == nil || dir != fs.Root && !r.nodes.mark(dir, 0) {
 		return
 	}
 	if !k.EntryNotify(uint64(dir), name).Ok() {
@@ -20,13 +20,19 @@ func (r *raw) EntryChanged(dir fs.Ino, name string) {
 
 // InodeChanged drops attributes, and the cached content when content is set.
 func (r *raw) InodeChanged(ino fs.Ino, content bool) {
-	k := r.kernel.Load()
-	if k == nil || ino != fs.Root && !r.nodes.known(ino) {
+	flags, off := maybeCaps, int64(-1) // attributes only
+	if content {
+		flags, off = maybeCaps|resized, 0 // and everything from here
+	}
+	if known := r.nodes.mark(ino, flags); !known && ino != fs.Root {
 		return
 	}
-	off := int64(-1) // attributes only
-	if content {
-		off = 0 // and everything from here
+	r.invalidate(ino, off)
+}
+
+// invalidate drops attributes, and the content from off when that is not negative.
+func (r *raw) invalidate(ino fs.Ino, off int64) {
+	if k := r.kernel.Load(); k != nil {
+		k.InodeNotify(uint64(ino), off, 0) // ENOENT: it was not cached
 	}
-	k.InodeNotify(uint64(ino), off, 0)
 }
