@@ -6,13 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		childMain(dir)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var testCluster = ID{1, 2, 3}
 

@@ -73,6 +73,12 @@ func (l *loopMount) mount() {
 func (l *loopMount) unmount() {
 	l.t.Helper()
 	l.up = false
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, fd := range fds {
+		if name, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(name, l.dir) {
+			l.t.Errorf("still open: %s", name)
+		}
+	}
 	l.run("umount", l.dir)
 }
 

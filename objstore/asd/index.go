@@ -12,7 +12,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -108,7 +107,7 @@ func decodeSegmentState(b []byte) (segmentState, error) {
 
 type index struct {
 	db     *pebble.DB
-	log    *slog.Logger
+	files  *indexFS
 	broken chan struct{} // closed when writing has failed for good
 }
 
@@ -120,12 +119,13 @@ type indexEvents struct {
 }
 
 func openIndex(dir string, cache *IndexCache, memTable int64, log *slog.Logger, ev indexEvents) (*index, error) {
-	x := &index{log: log, broken: make(chan struct{})}
+	x := &index{broken: make(chan struct{})}
 	fail, failed := sync.OnceFunc(func() { close(x.broken) }), ev.failed
 	ev.failed = func(err error) {
 		failed(err)
 		fail()
 	}
+	x.files = newIndexFS(ev.failed)
 	opts := &pebble.Options{
 		Cache:                       cache.blocks,
 		FileCache:                   cache.files,
@@ -133,7 +133,7 @@ func openIndex(dir string, cache *IndexCache, memTable int64, log *slog.Logger, 
 		MemTableSize:                uint64(memTable),
 		MemTableStopWritesThreshold: 3,
 		MaxManifestFileSize:         4 << 20,
-		FS:                          vfs.Default, // without pebble's health checks, whose goroutine a failing Open leaks
+		FS:                          x.files,
 		FormatMajorVersion:          pebble.FormatNewest,
 		Logger:                      pebbleLogger{log, ev},
 		EventListener: &pebble.EventListener{
@@ -147,6 +147,7 @@ func openIndex(dir string, cache *IndexCache, memTable int64, log *slog.Logger, 
 	}
 	var err error
 	if x.db, err = pebble.Open(dir, opts); err != nil {
+		x.files.closeAll()
 		return nil, err
 	}
 	return x, nil
@@ -183,7 +184,10 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 
 var noSync = pebble.NoSync
 
-func (x *index) close() error { return x.db.Close() }
+func (x *index) close() error {
+	defer x.files.closeAll()
+	return x.db.Close()
+}
 
 func recordKey(key []byte) []byte {
 	b := make([]byte, 0, 1+len(key))

@@ -68,7 +68,12 @@ func (a *ASD) events() indexEvents {
 			a.damage.Store(true)
 			a.wake()
 		},
-		failed:  func(err error) { a.fail(err) },
+		failed: func(err error) {
+			a.fail(err)
+			if err := markRebuild(a.dir); err != nil {
+				a.log.Error("cannot mark the index for a rebuild", "error", err)
+			}
+		},
 		noSpace: a.dropBallast,
 	}
 }
