@@ -106,7 +106,12 @@ func needFuse(t testing.TB) {
 func mountModel(t testing.TB, o mount.Options) *model {
 	t.Helper()
 	needFuse(t)
-	m := &model{dir: t.TempDir(), fs: memfs.New()}
+	dir, err := os.MkdirTemp("", "gabion-mount") // t.TempDir is closed to other users
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(dir) })
+	m := &model{dir: dir, fs: memfs.New()}
 	o.Logger = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if os.Geteuid() != 0 {
 		c := fs.Cred{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}

@@ -1,0 +1,616 @@
+package mount_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func init() {
+	cases["perm/access"] = access
+	cases["perm/directories"] = directoryAccess
+	cases["perm/sticky"] = sticky
+	cases["perm/chmod"] = chmod
+	cases["perm/chown"] = chown
+	cases["perm/setid"] = setID
+	cases["perm/capabilities"] = fileCapabilities
+	cases["perm/utimens"] = utimens
+	cases["perm/create"] = createOwner
+	cases["perm/special"] = special
+	cases["perm/setuid program"] = setuidProgram
+	cases["times"] = directoryTimes
+	cases["xattr"] = xattr
+	roles["id"] = func() { fmt.Printf("%d %d %d %d\n", os.Getuid(), os.Geteuid(), os.Getgid(), os.Getegid()) }
+}
+
+// as runs fn on a thread with other credentials. The thread ends with it.
+func (c *kase) as(uid, gid int, groups []int, fn func()) {
+	c.Helper()
+	c.needRoot()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread is not fit for anything else
+		raw := func(nr, a, b, d uintptr) {
+			if _, _, errno := unix.RawSyscall(nr, a, b, d); errno != 0 {
+				panic(errno)
+			}
+		}
+		list := make([]uint32, len(groups)+1)
+		for i, g := range groups {
+			list[i] = uint32(g)
+		}
+		raw(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(ptr(&list[0])), 0)
+		raw(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid))
+		raw(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid))
+		fn()
+	}()
+	<-done
+}
+
+const (
+	alice, bob, carol = 1001, 1002, 1003
+	team              = 2000
+)
+
+// access tries to open a file with each mode as its owner, its group, and others.
+func access(c *kase) {
+	c.needRoot()
+	c.ok(os.Chmod(c.dir, 0o777))
+	for mode := uint32(0); mode < 0o10; mode++ {
+		for shift, who := range []struct {
+			name   string
+			uid    int
+			gid    int
+			groups []int
+		}{{"others", carol, carol, nil}, {"group", bob, team, nil}, {"owner", alice, alice, nil}, {"supplementary group", carol, carol, []int{5, team}}} {
+			bits := shift
+			if who.groups != nil {
+				bits = 1
+			}
+			path := c.path(fmt.Sprintf("f%o-%d", mode, shift))
+			c.write(path, "x")
+			c.ok(os.Chown(path, alice, team))
+			c.ok(os.Chmod(path, os.FileMode(mode<<(3*bits))))
+			c.as(who.uid, who.gid, who.groups, func() {
+				for flags, need := range map[int]uint32{unix.O_RDONLY: 4, unix.O_WRONLY: 2, unix.O_RDWR: 6, unix.O_RDONLY | unix.O_TRUNC: 6} {
+					fd, err := unix.Open(path, flags, 0)
+					if err == nil {
+						unix.Close(fd)
+					}
+					allowed := mode&need == need
+					if (err == nil) != allowed || err != nil && !errors.Is(err, unix.EACCES) {
+						c.Errorf("%s opens mode %o with flags %#x: %v", who.name, mode<<(3*bits), flags, err)
+					}
+				}
+				for bit := uint32(1); bit <= 4; bit *= 2 {
+					if err := unix.Faccessat(unix.AT_FDCWD, path, bit, 0); (err == nil) != (mode&bit != 0) {
+						c.Errorf("%s may access mode %o with %o: %v", who.name, mode<<(3*bits), bit, err)
+					}
+				}
+				if err := unix.Truncate(path, 0); (err == nil) != (mode&2 != 0) {
+					c.Errorf("%s truncates mode %o: %v", who.name, mode<<(3*bits), err)
+				}
+			})
+		}
+	}
+}
+
+func directoryAccess(c *kase) {
+	c.needRoot()
+	for _, d := range []struct {
+		mode                    os.FileMode
+		list, search, mayChange bool
+	}{{0o700, false, false, false}, {0o704, true, false, false}, {0o701, false, true, false}, {0o705, true, true, false}, {0o703, false, true, true}, {0o702, false, false, false}} {
+		dir := c.mkdir(fmt.Sprintf("d%o", d.mode))
+		c.write(filepath.Join(dir, "f"), "content")
+		c.ok(os.Chmod(filepath.Join(dir, "f"), 0o666))
+		c.ok(os.Chmod(dir, d.mode))
+		expect := func(what string, err error, allowed bool) {
+			if (err == nil) != allowed || err != nil && !errors.Is(err, unix.EACCES) {
+				c.Errorf("mode %o: %s: %v", d.mode, what, err)
+			}
+		}
+		c.as(carol, carol, nil, func() {
+			_, err := os.ReadDir(dir)
+			expect("list", err, d.list)
+			_, err = os.ReadFile(filepath.Join(dir, "f"))
+			expect("read", err, d.search)
+			var st unix.Stat_t
+			expect("stat", unix.Stat(filepath.Join(dir, "f"), &st), d.search)
+			expect("chdir", unix.Faccessat(unix.AT_FDCWD, dir, unix.X_OK, 0), d.search)
+			expect("link", unix.Link(filepath.Join(dir, "f"), filepath.Join(dir, "g")), d.mayChange)
+			expect("create", os.WriteFile(filepath.Join(dir, "new"), nil, 0o644), d.mayChange)
+			expect("mkdir", unix.Mkdir(filepath.Join(dir, "sub"), 0o755), d.mayChange)
+			expect("symlink", unix.Symlink("x", filepath.Join(dir, "s")), d.mayChange)
+			expect("mkfifo", unix.Mkfifo(filepath.Join(dir, "p"), 0o644), d.mayChange)
+			expect("rename", unix.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "r")), d.mayChange)
+			if d.mayChange {
+				expect("unlink", unix.Unlink(filepath.Join(dir, "r")), true)
+				expect("rmdir", unix.Rmdir(filepath.Join(dir, "sub")), true)
+			} else {
+				expect("unlink", unix.Unlink(filepath.Join(dir, "f")), false)
+			}
+		})
+	}
+	// moving a directory needs leave to change its ".."
+	from, to := c.mkdir("from"), c.mkdir("to")
+	sub := c.mkdir("from", "sub")
+	for _, d := range []string{from, to} {
+		c.ok(os.Chmod(d, 0o777))
+	}
+	c.ok(os.Chmod(sub, 0o755)) // root's
+	c.as(carol, carol, nil, func() {
+		c.want(unix.Rename(sub, filepath.Join(to, "sub")), unix.EACCES)
+		c.ok(unix.Rename(sub, filepath.Join(from, "sub2")))
+	})
+}
+
+// sticky: in a sticky directory only the owner of an entry, or of the directory, removes it.
+func sticky(c *kase) {
+	c.needRoot()
+	for _, isDir := range []bool{false, true} {
+		dir := c.mkdir(fmt.Sprint("d", isDir))
+		c.ok(os.Chown(dir, alice, team))
+		c.ok(unix.Chmod(dir, 0o1777))
+		made := func(name string, owner int) string {
+			path := filepath.Join(dir, name)
+			if isDir {
+				c.ok(os.Mkdir(path, 0o777))
+			} else {
+				c.write(path, "")
+			}
+			c.ok(os.Chmod(path, 0o777))
+			c.ok(os.Chown(path, owner, team))
+			return path
+		}
+		remove := unix.Unlink
+		if isDir {
+			remove = unix.Rmdir
+		}
+		bobs, carols, carols2 := made("bob", bob), made("carol", carol), made("carol2", carol)
+		c.as(bob, team, nil, func() {
+			c.want(remove(carols), unix.EPERM, "remove another's")
+			c.want(unix.Rename(carols, carols+"x"), unix.EPERM, "rename another's")
+			c.want(unix.Rename(bobs, carols), unix.EPERM, "rename over another's")
+			c.ok(unix.Rename(bobs, bobs+"x"))
+			c.ok(remove(bobs + "x"))
+		})
+		c.as(alice, alice, nil, func() { c.ok(remove(carols)) })
+		c.as(carol, carol, nil, func() { c.ok(remove(carols2)) })
+	}
+}
+
+func chmod(c *kase) {
+	c.needRoot()
+	c.write(c.path("f"), "")
+	c.mkdir("d")
+	for _, name := range []string{"f", "d"} {
+		path := c.path(name)
+		for _, mode := range []uint32{0, 0o7777, 0o4755, 0o2755, 0o1777, 0o644} {
+			before := c.lstat(path)
+			time.Sleep(time.Millisecond)
+			c.ok(unix.Chmod(path, mode))
+			if st := c.lstat(path); st.Mode&0o7777 != mode || st.Mode&unix.S_IFMT != before.Mode&unix.S_IFMT || st.Ctim == before.Ctim || st.Mtim != before.Mtim {
+				c.Errorf("chmod %o of %s: %+v", mode, name, st)
+			}
+		}
+		c.ok(os.Chown(path, alice, team))
+		c.as(bob, team, nil, func() { c.want(unix.Chmod(path, 0o777), unix.EPERM, "chmod by another") })
+		c.as(alice, alice, nil, func() { // not in the file's group: the bit is dropped
+			c.ok(unix.Chmod(path, 0o2755))
+			if st := c.lstat(path); st.Mode&unix.S_ISGID != 0 {
+				c.Errorf("chmod left set-group-ID on %s: %o", name, st.Mode)
+			}
+		})
+		c.as(alice, team, nil, func() {
+			c.ok(unix.Chmod(path, 0o2755))
+			if st := c.lstat(path); st.Mode&unix.S_ISGID == 0 {
+				c.Errorf("chmod lost set-group-ID on %s: %o", name, st.Mode)
+			}
+		})
+	}
+	c.ok(os.Symlink("f", c.path("l")))
+	c.want(unix.Fchmodat(unix.AT_FDCWD, c.path("l"), 0o600, unix.AT_SYMLINK_NOFOLLOW), unix.EOPNOTSUPP)
+}
+
+func chown(c *kase) {
+	c.needRoot()
+	path := c.path("f")
+	c.write(path, "")
+	c.ok(os.Chown(path, alice, alice))
+	before := c.lstat(path)
+	time.Sleep(time.Millisecond)
+	c.ok(os.Chown(path, bob, -1))
+	if st := c.lstat(path); st.Uid != bob || st.Gid != alice || st.Ctim == before.Ctim || st.Mtim != before.Mtim {
+		c.Errorf("%+v", st)
+	}
+	c.as(bob, bob, []int{team}, func() {
+		c.want(os.Chown(path, carol, -1), unix.EPERM, "give away")
+		c.want(os.Chown(path, -1, carol), unix.EPERM, "to a group one is not in")
+		c.ok(os.Chown(path, -1, team))
+		c.ok(os.Chown(path, bob, team))
+	})
+	c.as(carol, team, nil, func() { c.want(os.Chown(path, -1, team), unix.EPERM, "another's") })
+	c.ok(os.Symlink("none", c.path("l")))
+	c.ok(os.Lchown(c.path("l"), alice, team))
+	if st := c.lstat(c.path("l")); st.Uid != alice || st.Gid != team {
+		c.Errorf("lchown: %+v", st)
+	}
+	c.ok(os.Chown(path, 1<<32-2, 1<<32-2))
+	if st := c.lstat(path); st.Uid != 1<<32-2 {
+		c.Errorf("%+v", st)
+	}
+}
+
+// setID: who writes, truncates, allocates or gives a program away takes its set-ID bits; unless root writes.
+func setID(c *kase) {
+	c.needRoot()
+	path := c.path("f")
+	reset := func(mode uint32) {
+		c.Helper()
+		_ = os.Remove(path)
+		c.ok(os.WriteFile(path, []byte("program"), 0o777))
+		c.ok(os.Chown(path, alice, team))
+		c.ok(unix.Chmod(path, mode))
+	}
+	wantMode := func(what string, mode uint32) {
+		c.Helper()
+		if st := c.lstat(path); st.Mode&0o7777 != mode {
+			c.Errorf("after %s the mode is %o, want %o", what, st.Mode&0o7777, mode)
+		}
+	}
+	for what, op := range map[string]func() error{
+		"write": func() error {
+			return withFile(path, func(fd int) error { _, err := unix.Write(fd, []byte("x")); return err })
+		},
+		"truncate": func() error { return unix.Truncate(path, 3) },
+		"O_TRUNC":  func() error { fd, err := unix.Open(path, unix.O_WRONLY|unix.O_TRUNC, 0); unix.Close(fd); return err },
+		"allocate": func() error { return withFile(path, func(fd int) error { return unix.Fallocate(fd, 0, 0, 100) }) },
+		"copy": func() error {
+			return withFile(path, func(fd int) error {
+				a, b := int64(0), int64(100)
+				_, err := unix.CopyFileRange(fd, &a, fd, &b, 3, 0)
+				return err
+			})
+		},
+	} {
+		reset(0o6777)
+		c.as(bob, bob, nil, func() { c.ok(op(), what) })
+		wantMode(what, 0o777)
+		reset(0o6767)
+		c.as(bob, bob, nil, func() { c.ok(op(), what) })
+		if st := c.lstat(path); st.Mode&unix.S_ISUID != 0 {
+			c.Errorf("after %s the mode is %o", what, st.Mode)
+		}
+		reset(0o6777)
+		c.ok(op(), what)
+		wantMode(what+" by root", 0o6777)
+	}
+	reset(0o6777)
+	c.ok(os.Chown(path, bob, -1))
+	wantMode("chown", 0o777)
+	reset(0o6777)
+	c.ok(os.Chown(path, -1, bob))
+	wantMode("chgrp", 0o777)
+	d := c.mkdir("d")
+	c.ok(unix.Chmod(d, 0o6777))
+	c.ok(os.Chown(d, bob, bob))
+	if st := c.lstat(d); st.Mode&0o7777 != 0o6777 {
+		c.Errorf("chown of a directory left %o", st.Mode)
+	}
+	// a program with the bits, written through a descriptor from before
+	reset(0o6777)
+	c.as(bob, bob, nil, func() {
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_APPEND, 0)
+		c.ok(err)
+		defer unix.Close(fd)
+		_, err = unix.Write(fd, []byte("y"))
+		c.ok(err)
+	})
+	wantMode("append", 0o777)
+}
+
+func withFile(path string, fn func(fd int) error) error {
+	fd, err := unix.Open(path, unix.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return fn(fd)
+}
+
+// fileCapabilities: writing takes them away, through whichever descriptor.
+func fileCapabilities(c *kase) {
+	c.needRoot()
+	caps := make([]byte, 20)
+	binary.LittleEndian.PutUint32(caps, 0x02000000)
+	binary.LittleEndian.PutUint32(caps[4:], 1<<10)
+	for what, flags := range map[string]int{"created": unix.O_CREAT | unix.O_WRONLY, "opened": unix.O_WRONLY, "read and written": unix.O_RDWR} {
+		path := c.path(strings.ReplaceAll(what, " ", "-"))
+		if flags&unix.O_CREAT == 0 {
+			c.write(path, "program")
+		}
+		fd := c.open(path, flags, 0o755)
+		for range 2 { // also a second time
+			c.ok(unix.Setxattr(path, "security.capability", caps, 0), what)
+			if _, err := unix.Getxattr(path, "security.capability", make([]byte, 100)); err != nil {
+				c.Errorf("%s: they are not there: %v", what, err)
+			}
+			_, err := unix.Write(fd, []byte("changed"))
+			c.ok(err)
+			_, err = unix.Getxattr(path, "security.capability", make([]byte, 100))
+			c.want(err, unix.ENODATA, what)
+		}
+		c.ok(unix.Setxattr(path, "security.capability", caps, 0), what)
+		c.ok(unix.Truncate(path, 1))
+		_, err := unix.Getxattr(path, "security.capability", make([]byte, 100))
+		c.want(err, unix.ENODATA, what, "truncate")
+		c.ok(unix.Setxattr(path, "security.capability", caps, 0), what)
+		c.ok(os.Chown(path, alice, team))
+		_, err = unix.Getxattr(path, "security.capability", make([]byte, 100))
+		c.want(err, unix.ENODATA, what, "chown")
+	}
+}
+
+func utimens(c *kase) {
+	c.needRoot()
+	path := c.path("f")
+	c.write(path, "x")
+	c.ok(os.Chown(path, alice, team))
+	c.ok(os.Chmod(path, 0o666))
+	set := func(a, m unix.Timespec) error {
+		return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{a, m}, 0)
+	}
+	now, omit := unix.Timespec{Nsec: unix.UTIME_NOW}, unix.Timespec{Nsec: unix.UTIME_OMIT}
+	at := unix.Timespec{Sec: 1_000_000_000, Nsec: 1}
+	c.ok(set(at, at))
+	c.ok(set(omit, omit))
+	if st := c.lstat(path); st.Atim != at || st.Mtim != at {
+		c.Errorf("%+v", st)
+	}
+	c.ok(set(unix.Timespec{Sec: 5}, omit))
+	if st := c.lstat(path); st.Atim != (unix.Timespec{Sec: 5}) || st.Mtim != at {
+		c.Errorf("%+v", st)
+	}
+	c.as(bob, bob, nil, func() { // may write, is not the owner: may set to now, and nothing else
+		c.ok(set(now, now))
+		c.want(set(at, at), unix.EPERM)
+		c.want(set(now, omit), unix.EPERM)
+		c.want(set(omit, now), unix.EPERM)
+		c.ok(set(omit, omit))
+	})
+	if st := c.lstat(path); time.Since(time.Unix(st.Mtim.Unix())) > time.Minute {
+		c.Errorf("now is %v", st.Mtim)
+	}
+	c.ok(os.Chmod(path, 0o644))
+	c.as(bob, bob, nil, func() { c.want(set(now, now), unix.EACCES) })
+	c.as(alice, alice, nil, func() { c.ok(set(at, now)) })
+	c.ok(os.Symlink("f", c.path("l")))
+	c.ok(unix.UtimesNanoAt(unix.AT_FDCWD, c.path("l"), []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW))
+	if st := c.lstat(c.path("l")); st.Mtim != at {
+		c.Errorf("of the symlink: %+v", st)
+	}
+	far := unix.Timespec{Sec: 1 << 33, Nsec: 999_999_999} // past 2106
+	c.ok(set(far, far))
+	if st := c.lstat(path); st.Mtim != far {
+		c.Errorf("far: %+v", st.Mtim)
+	}
+}
+
+// createOwner: what is created belongs to who creates it, with the umask applied.
+func createOwner(c *kase) {
+	c.needRoot()
+	c.ok(os.Chmod(c.dir, 0o777))
+	c.as(bob, team, nil, func() {
+		c.ok(os.WriteFile(c.path("f"), nil, 0o666))
+		c.ok(os.Mkdir(c.path("d"), 0o777))
+		c.ok(unix.Mkfifo(c.path("p"), 0o666))
+		c.ok(os.Symlink("x", c.path("l")))
+		c.want(unix.Mknod(c.path("dev"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))), unix.EPERM)
+	})
+	for _, name := range []string{"f", "d", "p", "l"} {
+		if st := c.lstat(c.path(name)); st.Uid != bob || st.Gid != team {
+			c.Errorf("%s: %+v", name, st)
+		}
+	}
+	sh := exec.Command("sh", "-ec", "umask 027; cd "+c.dir+"; : > masked; mkdir maskedd; mkfifo maskedp")
+	out, err := sh.CombinedOutput()
+	c.ok(err, string(out))
+	for name, mode := range map[string]uint32{"masked": 0o640, "maskedd": 0o750, "maskedp": 0o640} {
+		if st := c.lstat(c.path(name)); st.Mode&0o7777 != mode {
+			c.Errorf("%s has mode %o, want %o", name, st.Mode&0o7777, mode)
+		}
+	}
+	d := c.mkdir("setgid")
+	c.ok(os.Chown(d, 0, team))
+	c.ok(unix.Chmod(d, 0o2777))
+	c.as(bob, bob, nil, func() {
+		c.ok(os.WriteFile(filepath.Join(d, "f"), nil, 0o644))
+		c.ok(os.Mkdir(filepath.Join(d, "d"), 0o755))
+		fd, err := unix.Open(filepath.Join(d, "g"), unix.O_CREAT|unix.O_WRONLY, 0o2755) // not in the group: no such bit
+		c.ok(err)
+		unix.Close(fd)
+	})
+	if st := c.lstat(filepath.Join(d, "f")); st.Gid != team || st.Mode&0o7777 != 0o644 {
+		c.Errorf("%+v", st)
+	}
+	if st := c.lstat(filepath.Join(d, "d")); st.Gid != team || st.Mode&0o7777 != 0o2755 {
+		c.Errorf("%+v", st)
+	}
+	if st := c.lstat(filepath.Join(d, "g")); st.Gid != team || st.Mode&0o7777 != 0o755 {
+		c.Errorf("%+v", st)
+	}
+}
+
+// special files are opened with permissions checked.
+func special(c *kase) {
+	c.needRoot()
+	c.ok(unix.Mknod(c.path("zero"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))))
+	fd := c.open(c.path("zero"), unix.O_RDONLY, 0)
+	buf := []byte("xxxx")
+	if n, err := unix.Read(fd, buf); n != 4 || err != nil || string(buf) != "\x00\x00\x00\x00" {
+		c.Errorf("%d, %v, %q", n, err, buf)
+	}
+	c.ok(unix.Mknod(c.path("none"), unix.S_IFCHR|0o600, int(unix.Mkdev(511, 77))))
+	_, err := unix.Open(c.path("none"), unix.O_RDONLY, 0)
+	c.want(err, unix.ENXIO)
+	c.as(bob, bob, nil, func() {
+		_, err := unix.Open(c.path("zero"), unix.O_RDONLY, 0)
+		c.want(err, unix.EACCES)
+	})
+}
+
+func setuidProgram(c *kase) {
+	c.needRoot()
+	self, err := os.ReadFile("/proc/self/exe")
+	c.ok(err)
+	path := c.path("program")
+	c.ok(os.WriteFile(path, self, 0o755))
+	c.ok(os.Chown(path, alice, team))
+	c.ok(unix.Chmod(path, 0o6755))
+	cmd := role("id")
+	cmd.Path = path
+	out, err := cmd.CombinedOutput()
+	if want := fmt.Sprintf("0 %d 0 %d\n", alice, team); err != nil || string(out) != want {
+		c.Errorf("it runs as %q, %v; want %q", out, err, want)
+	}
+}
+
+// directoryTimes: what changes a directory moves its times, and what fails does not.
+func directoryTimes(c *kase) {
+	moved := func(what, path string, op func() error) {
+		c.Helper()
+		before := c.lstat(path)
+		time.Sleep(time.Millisecond)
+		c.ok(op(), what)
+		if st := c.lstat(path); st.Mtim == before.Mtim || st.Ctim == before.Ctim {
+			c.Errorf("%s left the times of %s", what, path)
+		}
+	}
+	stayed := func(what, path string, op func()) {
+		c.Helper()
+		before := c.lstat(path)
+		time.Sleep(time.Millisecond)
+		op()
+		if st := c.lstat(path); st != before {
+			c.Errorf("%s changed %s from %+v to %+v", what, path, before, st)
+		}
+	}
+	d, e := c.mkdir("d"), c.mkdir("e")
+	in := func(name string) string { return filepath.Join(d, name) }
+	moved("create", d, func() error { return os.WriteFile(in("f"), nil, 0o644) })
+	moved("mkdir", d, func() error { return os.Mkdir(in("sub"), 0o755) })
+	moved("symlink", d, func() error { return os.Symlink("x", in("l")) })
+	moved("mkfifo", d, func() error { return unix.Mkfifo(in("p"), 0o644) })
+	moved("link", d, func() error { return os.Link(in("f"), in("g")) })
+	moved("rename", d, func() error { return os.Rename(in("g"), in("h")) })
+	moved("rename out", d, func() error { return os.Rename(in("h"), filepath.Join(e, "h")) })
+	moved("rename in", d, func() error { return os.Rename(filepath.Join(e, "h"), in("h")) })
+	moved("unlink", d, func() error { return os.Remove(in("h")) })
+	moved("rmdir", d, func() error { return os.Remove(in("sub")) })
+	stayed("failing", d, func() {
+		c.want(unix.Mkdir(in("f"), 0o755), unix.EEXIST)
+		c.want(unix.Unlink(in("none")), unix.ENOENT)
+		c.want(unix.Rename(in("none"), in("x")), unix.ENOENT)
+		c.want(unix.Rmdir(in("f")), unix.ENOTDIR)
+	})
+	stayed("writing to a file", d, func() { c.write(in("f"), "content") })
+	stayed("listing", d, func() {
+		_, err := os.ReadDir(d)
+		c.ok(err)
+	})
+	ctime := func(what, path string, op func() error) {
+		c.Helper()
+		before := c.lstat(path)
+		time.Sleep(time.Millisecond)
+		c.ok(op(), what)
+		if st := c.lstat(path); st.Mtim != before.Mtim || st.Ctim == before.Ctim {
+			c.Errorf("%s: %+v became %+v", what, before, st)
+		}
+	}
+	ctime("link", in("f"), func() error { return os.Link(in("f"), in("g")) })
+	ctime("unlink of another link", in("f"), func() error { return os.Remove(in("g")) })
+	ctime("setxattr", in("f"), func() error { return unix.Setxattr(in("f"), "user.a", []byte("v"), 0) })
+	ctime("removexattr", in("f"), func() error { return unix.Removexattr(in("f"), "user.a") })
+	fd := c.open(in("f"), unix.O_RDONLY, 0)
+	before := c.fstat(fd)
+	time.Sleep(time.Millisecond)
+	c.ok(os.Rename(in("f"), in("f2")))
+	if st := c.fstat(fd); st.Ctim == before.Ctim || st.Mtim != before.Mtim {
+		c.Errorf("rename: %+v became %+v", before, st)
+	}
+}
+
+func xattr(c *kase) {
+	path := c.path("f")
+	c.write(path, "")
+	c.ok(unix.Setxattr(path, "user.a", []byte("value"), 0))
+	c.want(unix.Setxattr(path, "user.a", nil, unix.XATTR_CREATE), unix.EEXIST)
+	c.want(unix.Setxattr(path, "user.b", nil, unix.XATTR_REPLACE), unix.ENODATA)
+	c.ok(unix.Setxattr(path, "user.empty", nil, 0))
+	buf := make([]byte, 100)
+	n, err := unix.Getxattr(path, "user.a", buf)
+	if c.ok(err); string(buf[:n]) != "value" {
+		c.Errorf("%q", buf[:n])
+	}
+	if n, err := unix.Getxattr(path, "user.a", nil); n != 5 || err != nil {
+		c.Errorf("its size is %d, %v", n, err)
+	}
+	_, err = unix.Getxattr(path, "user.a", buf[:2])
+	c.want(err, unix.ERANGE)
+	if n, err := unix.Getxattr(path, "user.empty", buf); n != 0 || err != nil {
+		c.Errorf("the empty one: %d, %v", n, err)
+	}
+	_, err = unix.Getxattr(path, "user.none", buf)
+	c.want(err, unix.ENODATA)
+	big := noise(1, 64<<10)
+	c.ok(unix.Setxattr(path, "user.big", big, 0))
+	got := make([]byte, 64<<10)
+	if n, err := unix.Getxattr(path, "user.big", got); err != nil || string(got[:n]) != string(big) {
+		c.Errorf("the largest: %d, %v", n, err)
+	}
+	c.want(unix.Setxattr(path, "user.big", append(big, 0), 0), unix.E2BIG)
+	c.want(unix.Setxattr(path, "user."+strings.Repeat("n", 251), nil, 0), unix.ERANGE)
+	c.want(unix.Setxattr(path, "other.a", nil, 0), unix.EOPNOTSUPP)
+	c.want(unix.Setxattr(path, "system.posix_acl_access", []byte{2, 0, 0, 0}, 0), unix.EOPNOTSUPP)
+	n, err = unix.Listxattr(path, got)
+	if c.ok(err); string(got[:n]) != "user.a\x00user.big\x00user.empty\x00" {
+		c.Errorf("the list is %q", got[:n])
+	}
+	if m, err := unix.Listxattr(path, nil); m != n || err != nil {
+		c.Errorf("the list has %d bytes, %v", m, err)
+	}
+	_, err = unix.Listxattr(path, got[:3])
+	c.want(err, unix.ERANGE)
+	c.ok(unix.Removexattr(path, "user.a"))
+	c.want(unix.Removexattr(path, "user.a"), unix.ENODATA)
+	c.ok(unix.Setxattr(c.dir, "user.dir", []byte("d"), 0))
+	c.ok(os.Symlink("f", c.path("l")))
+	c.want(unix.Lsetxattr(c.path("l"), "user.a", nil, 0), unix.EPERM)
+	if os.Geteuid() != 0 {
+		return
+	}
+	c.ok(unix.Lsetxattr(c.path("l"), "trusted.a", []byte("t"), 0))
+	c.ok(unix.Setxattr(path, "trusted.a", []byte("t"), 0))
+	c.ok(unix.Setxattr(path, "security.other", []byte("s"), 0))
+	c.ok(os.Chmod(path, 0o644))
+	c.as(bob, bob, nil, func() {
+		n, err := unix.Listxattr(path, got)
+		if c.ok(err); strings.Contains(string(got[:n]), "trusted") || !strings.Contains(string(got[:n]), "security.other") {
+			c.Errorf("an ordinary user sees %q", got[:n])
+		}
+		_, err = unix.Getxattr(path, "trusted.a", got)
+		c.want(err, unix.ENODATA)
+		c.want(unix.Setxattr(path, "user.a", nil, 0), unix.EACCES)
+		c.want(unix.Setxattr(path, "trusted.b", nil, 0), unix.EPERM)
+	})
+}
