@@ -134,8 +134,8 @@ func (e *env) printDisks(disks []control.Disk) error {
 	fmt.Fprintln(w, "DISK\tSTATE\tUSED\tTOTAL\tFOLDER")
 	for _, d := range disks {
 		used, total := size(d.Used), size(d.Total)
-		if d.Total == 0 {
-			used, total = "-", "-"
+		if d.Error != "" {
+			used, total = "-", "-" // nobody can tell
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, used, total, d.Dir)
 	}

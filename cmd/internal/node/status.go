@@ -100,7 +100,7 @@ func judge(s *control.Status) {
 	}
 	for _, d := range s.Disks {
 		switch d.State {
-		case "ok", "disabled", "draining":
+		case "ok", "slow", "disabled", "draining": // nothing is less safe for it
 		default:
 			worse(control.Degraded, "disk %s in %s is %s", d.ID, d.Dir, d.State)
 		}
