@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// transferTimeout is how long a peer may keep a request or an answer waiting for a single byte. There is
-// no limit on the whole: uploads take as long as they take.
+// transferTimeout is how long a peer may take for the next byte of a body, and for the next bufferSize of
+// an answer. There is no limit on the whole: uploads take as long as they take.
 const transferTimeout = 2 * time.Minute
 
 // refreshEvery is how often a deadline that slides with the transfer is moved.
@@ -66,39 +66,48 @@ func (w *response) finish() {
 	}
 }
 
-// body is a request's body whose read deadline slides. It remembers that the body ended or failed, so
-// that the end of an upload is never taken for granted.
+// drainTimeout is how long the server may wait for the rest of a body that nobody wants, which it reads
+// to keep the connection in use.
+const drainTimeout = 5 * time.Second
+
+// body is a request's body whose read deadline slides.
 type body struct {
 	r     io.ReadCloser
 	ctl   *http.ResponseController
-	moved time.Time
+	moved time.Time // when the deadline was last moved
+	err   error     // how reading ended
 }
 
 func newBody(w http.ResponseWriter, r io.ReadCloser) *body {
-	if r == nil {
-		r = http.NoBody
+	b := &body{r: r, ctl: http.NewResponseController(w)}
+	if r == nil || r == http.NoBody {
+		b.r, b.err = http.NoBody, io.EOF
 	}
-	return &body{r: r, ctl: http.NewResponseController(w)}
+	return b
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	if now := time.Now(); b.r != http.NoBody && now.Sub(b.moved) > refreshEvery {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if now := time.Now(); now.Sub(b.moved) > refreshEvery {
 		b.moved = now
-		b.ctl.SetReadDeadline(now.Add(transferTimeout))
+		b.ctl.SetReadDeadline(now.Add(transferTimeout)) // not every ResponseWriter can
 	}
 	n, err := b.r.Read(p)
-	if err != nil {
-		b.finish() // the server reads on in the background; its context must not die of this deadline
+	if b.err = err; err == io.EOF {
+		// The server now waits for the client to hang up, which must not happen because of the deadline.
+		b.ctl.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
 
 func (b *body) Close() error { return b.r.Close() }
 
+// finish is called when the request is answered. The server goes on to read what was not.
 func (b *body) finish() {
-	if !b.moved.IsZero() {
-		b.ctl.SetReadDeadline(time.Time{})
-		b.moved = time.Time{}
+	if b.err == nil {
+		b.ctl.SetReadDeadline(time.Now().Add(drainTimeout))
 	}
 }
 
