@@ -19,13 +19,8 @@ import (
 	"github.com/gabionfs/gabion/fs"
 	"github.com/gabionfs/gabion/fs/memfs"
 	"github.com/gabionfs/gabion/fs/mount"
+	"github.com/gabionfs/gabion/fs/mount/mounttest"
 )
-
-func init() {
-	roles["serve"] = serve
-	roles["shell"] = shell
-	roles["ordinary"] = ordinary
-}
 
 func TestMountErrors(t *testing.T) {
 	needFuse(t)
@@ -141,7 +136,7 @@ func TestCleanStale(t *testing.T) {
 	needFuse(t)
 	dir := t.TempDir()
 	for range 2 {
-		cmd := role("serve", dir)
+		cmd := mounttest.Role("serve", dir)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -176,11 +171,11 @@ func TestCleanStale(t *testing.T) {
 	unmount(t, s)
 }
 
-func serve() {
-	s, err := mount.Mount(context.Background(), roleArgs()[0], memfs.New().Session, mount.Options{NonEmpty: true})
+func serve(args []string) {
+	s, err := mount.Mount(context.Background(), args[0], memfs.New().Session, mount.Options{NonEmpty: true})
 	if errors.Is(err, mount.ErrStale) {
-		if _, err = mount.CleanStale(roleArgs()[0]); err == nil {
-			s, err = mount.Mount(context.Background(), roleArgs()[0], memfs.New().Session, mount.Options{})
+		if _, err = mount.CleanStale(args[0]); err == nil {
+			s, err = mount.Mount(context.Background(), args[0], memfs.New().Session, mount.Options{})
 		}
 	}
 	if err != nil {
@@ -257,7 +252,7 @@ func TestOrdinaryUser(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	cmd := role("ordinary", dir)
+	cmd := mounttest.Role("ordinary", dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -265,8 +260,8 @@ func TestOrdinaryUser(t *testing.T) {
 }
 
 // ordinary runs in a mount namespace of its own, first as root to prepare it, and then as a user.
-func ordinary() {
-	dir := roleArgs()[0]
+func ordinary(args []string) {
+	dir := args[0]
 	must := func(err error) {
 		if err != nil {
 			panic(err)
@@ -286,7 +281,7 @@ func ordinary() {
 		for _, mode := range []os.FileMode{0o600, 0o666} {
 			must(os.Chmod(dir+"/dev/fuse", mode))
 			cmd := exec.Command(dir + "/self")
-			cmd.Env = append(os.Environ(), fmt.Sprintf("GABION_MOUNT_TEST_ARGS=%s\n%o", dir+"/mnt", mode))
+			cmd.Env = append(os.Environ(), fmt.Sprintf("GABION_TEST_ARGS=%s\n%o", dir+"/mnt", mode))
 			cmd.Dir = "/"
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 			out, err := cmd.CombinedOutput()
@@ -301,7 +296,7 @@ func ordinary() {
 	_, err := m.Setattr(context.Background(), fs.Root, fs.SetAttr{Mask: fs.SetUID | fs.SetGID, UID: 1000, GID: 1000})
 	must(err)
 	s, err := mount.Mount(context.Background(), dir, m.Session, mount.Options{})
-	if roleArgs()[1] == "600" {
+	if args[1] == "600" {
 		if !errors.Is(err, mount.ErrNotPermitted) {
 			panic(fmt.Sprint("mounting without permission: ", err))
 		}
@@ -324,7 +319,7 @@ type shellProc struct {
 
 func (m *model) shell(t *testing.T) *shellProc {
 	t.Helper()
-	sh := &shellProc{t: t, cmd: role("shell", m.dir)}
+	sh := &shellProc{t: t, cmd: mounttest.Role("shell", m.dir)}
 	var err error
 	if sh.in, err = sh.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -373,8 +368,8 @@ func (sh *shellProc) do(args ...string) string {
 	return answer
 }
 
-func shell() {
-	s := &shellState{dir: roleArgs()[0]}
+func shell(args []string) {
+	s := &shellState{dir: args[0]}
 	in := bufio.NewReader(os.Stdin)
 	for {
 		line, err := in.ReadString('\n')

@@ -3,83 +3,72 @@ package mount_test
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sort"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/gabionfs/gabion/fs"
 	"github.com/gabionfs/gabion/fs/memfs"
 	"github.com/gabionfs/gabion/fs/mount"
-)
-
-// Accesses to a mount from the process that serves it can deadlock. So all that goes through the kernel
-// runs in a child: the test binary again, with this variable naming the directory to work in.
-const (
-	childDir  = "GABION_MOUNT_TEST_DIR"
-	childCase = "GABION_MOUNT_TEST_CASE"
+	"github.com/gabionfs/gabion/fs/mount/mounttest"
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if os.Getenv(childDir) != "" {
-		os.Exit(m.Run())
+	code := mounttest.Main(m, map[string]func([]string){"serve": serve, "shell": shell, "ordinary": ordinary})
+	if code == 0 && !mounttest.IsChild() {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
 	}
-	if role := os.Getenv("GABION_MOUNT_TEST_ROLE"); role != "" {
-		roles[role]()
-		os.Exit(0)
-	}
-	goleak.VerifyTestMain(m)
+	os.Exit(code)
 }
-
-// cases run in a child, each in a directory of its own on the mount.
-var cases = map[string]func(c *kase){}
-
-// hidden are cases that a test of their own prepares.
-var hidden = map[string]func(c *kase){}
 
 // TestThroughKernel runs each case through a mount of the reference model.
 func TestThroughKernel(t *testing.T) {
-	if os.Getenv(childDir) != "" {
-		t.Skip("this is the child")
-	}
-	m := mountModel(t, mount.Options{})
-	names := make([]string, 0, len(cases))
-	for name := range cases {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) { m.child(t, name) })
-	}
+	mounttest.Run(t, mountModel(t, mount.Options{}).dir)
 }
 
-// TestChild is what the child runs.
-func TestChild(t *testing.T) {
-	dir := os.Getenv(childDir)
-	if dir == "" {
-		t.Skip("runs in a child of TestThroughKernel")
-	}
-	name := os.Getenv(childCase)
-	dir = filepath.Join(dir, strings.ReplaceAll(name, "/", "-"))
-	if err := os.Mkdir(dir, 0o755); err != nil {
+const large = 100_000
+
+// TestLargeDirectory fills a directory behind the mount's back, lists it in front, once from the
+// filesystem and once from the kernel's cache, and removes some.
+func TestLargeDirectory(t *testing.T) {
+	m := mountModel(t, mount.Options{})
+	d, err := m.fs.Mkdir(t.Context(), fs.Cred{UID: uint32(os.Getuid())}, fs.Root, "large", 0o755)
+	if err != nil {
 		t.Fatal(err)
 	}
-	unix.Umask(0)
-	run := cases[name]
-	if run == nil {
-		run = hidden[name]
+	for i := range large {
+		if _, err := m.fs.Mknod(t.Context(), fs.Cred{}, d.Ino, fmt.Sprint("entry", i), 0o644, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
-	run(&kase{T: t, dir: dir})
+	sh := m.shell(t)
+	count := func(want int) {
+		t.Helper()
+		seen := map[string]bool{}
+		names := strings.Fields(sh.do("ls", "large"))
+		for _, name := range names {
+			seen[name] = true
+		}
+		if len(names) != want || len(seen) != want {
+			t.Fatalf("%d entries are listed, %d of them different, want %d", len(names), len(seen), want)
+		}
+	}
+	count(large)
+	count(large)
+	for i := 0; i < large; i += 100 {
+		sh.do("unlink", fmt.Sprint("large/entry", i))
+	}
+	count(large - large/100)
 }
 
 // model is a mount of the reference model.
@@ -160,125 +149,3 @@ func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Errorf("logged: %s", bytes.TrimSpace(p))
 	return len(p), nil
 }
-
-// child runs a case in a child process.
-func (m *model) child(t *testing.T, name string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.v", "-test.timeout=50s")
-	cmd.Env = append(os.Environ(), childDir+"="+m.dir, childCase+"="+name)
-	cmd.WaitDelay = 5 * time.Second
-	out, err := cmd.CombinedOutput()
-	switch {
-	case err != nil:
-		t.Errorf("%v\n%s", err, out)
-	case bytes.Contains(out, []byte("--- SKIP: TestChild")):
-		t.Skipf("%s", out)
-	case testing.Verbose():
-		t.Logf("%s", out)
-	}
-}
-
-// kase is a case that runs in the child.
-type kase struct {
-	*testing.T
-	dir string
-}
-
-func (c *kase) path(elem ...string) string {
-	return filepath.Join(append([]string{c.dir}, elem...)...)
-}
-
-func (c *kase) ok(err error, what ...any) {
-	c.Helper()
-	if err != nil {
-		c.Fatalf("%s%v", fmt.Sprintln(what...), err)
-	}
-}
-
-func (c *kase) want(err error, errno unix.Errno, what ...any) {
-	c.Helper()
-	var got unix.Errno
-	if err == nil || !asErrno(err, &got) || got != errno {
-		c.Errorf("%sgot %v, want %v (%d)", fmt.Sprintln(what...), err, errno, int(errno))
-	}
-}
-
-func asErrno(err error, errno *unix.Errno) bool {
-	for err != nil {
-		if e, ok := err.(unix.Errno); ok {
-			*errno = e
-			return true
-		}
-		u, ok := err.(interface{ Unwrap() error })
-		if !ok {
-			return false
-		}
-		err = u.Unwrap()
-	}
-	return false
-}
-
-func (c *kase) write(path, content string) {
-	c.Helper()
-	c.ok(os.WriteFile(path, []byte(content), 0o644))
-}
-
-func (c *kase) wantFile(path, content string) {
-	c.Helper()
-	got, err := os.ReadFile(path)
-	c.ok(err)
-	if string(got) != content {
-		c.Errorf("%s holds %.100q, want %.100q", path, got, content)
-	}
-}
-
-func (c *kase) mkdir(elem ...string) string {
-	c.Helper()
-	path := c.path(elem...)
-	c.ok(os.Mkdir(path, 0o755))
-	return path
-}
-
-// open returns a descriptor that is closed at the end.
-func (c *kase) open(path string, flags int, mode uint32) int {
-	c.Helper()
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, mode)
-	c.ok(err, "open", path)
-	c.Cleanup(func() { unix.Close(fd) })
-	return fd
-}
-
-func (c *kase) lstat(path string) unix.Stat_t {
-	c.Helper()
-	var st unix.Stat_t
-	c.ok(unix.Lstat(path, &st), path)
-	return st
-}
-
-func (c *kase) fstat(fd int) unix.Stat_t {
-	c.Helper()
-	var st unix.Stat_t
-	c.ok(unix.Fstat(fd, &st))
-	return st
-}
-
-func (c *kase) needRoot() {
-	c.Helper()
-	if os.Geteuid() != 0 {
-		c.Skip("needs root")
-	}
-}
-
-// roles are what a child can be instead of a test: each is a function that runs until it is done.
-var roles = map[string]func(){}
-
-// role starts the test binary in a role, with arguments in its environment.
-func role(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"=", "GABION_MOUNT_TEST_ROLE="+name, "GABION_MOUNT_TEST_ARGS="+strings.Join(args, "\n"))
-	return cmd
-}
-
-func roleArgs() []string { return strings.Split(os.Getenv("GABION_MOUNT_TEST_ARGS"), "\n") }

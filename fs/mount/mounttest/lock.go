@@ -1,4 +1,4 @@
-package mount_test
+package mounttest
 
 import (
 	"bufio"
@@ -12,11 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-func init() {
-	cases["locks"] = locks
-	roles["locker"] = locker
-}
 
 func ptr[T any](p *T) unsafe.Pointer { return unsafe.Pointer(p) }
 
@@ -79,7 +74,7 @@ type lockerProc struct {
 }
 
 func startLocker(c *kase) *lockerProc {
-	p := &lockerProc{c: c, cmd: role("locker", c.path("f")), answers: make(chan string)}
+	p := &lockerProc{c: c, cmd: Role("locker", c.path("f")), answers: make(chan string)}
 	var err error
 	p.in, err = p.cmd.StdinPipe()
 	c.ok(err)
@@ -113,8 +108,8 @@ func (p *lockerProc) do(what, kind string) string {
 	return p.answer()
 }
 
-func locker() {
-	fd, err := unix.Open(roleArgs()[0], unix.O_RDWR, 0)
+func locker(args []string) {
+	fd, err := unix.Open(args[0], unix.O_RDWR, 0)
 	if err != nil {
 		panic(err)
 	}

@@ -1,4 +1,4 @@
-package mount_test
+package mounttest
 
 import (
 	"errors"
@@ -12,40 +12,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
 	"golang.org/x/sys/unix"
-
-	"github.com/gabionfs/gabion/fs"
-	"github.com/gabionfs/gabion/fs/mount"
 )
-
-const large = 100_000
-
-// TestLargeDirectory fills a directory behind the mount's back and lists it in front.
-func TestLargeDirectory(t *testing.T) {
-	m := mountModel(t, mount.Options{})
-	d, err := m.fs.Mkdir(t.Context(), fs.Cred{UID: uint32(os.Getuid())}, fs.Root, "large", 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range large {
-		if _, err := m.fs.Mknod(t.Context(), fs.Cred{}, d.Ino, fmt.Sprint("entry", i), 0o644, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	m.child(t, "dir/large")
-}
-
-func init() {
-	hidden["dir/large"] = largeDir
-	cases["posixtest"] = posix
-	cases["names/kinds"] = kinds
-	cases["names/limits"] = limits
-	cases["names/links"] = links
-	cases["names/rename"] = renames
-	cases["names/unlinked"] = unlinked
-	cases["names/cwd"] = deletedCwd
-	cases["names/tmpfile"] = tmpfile
-	cases["dir/seek"] = seekDir
-}
 
 // posix runs the cases of go-fuse's own suite.
 func posix(c *kase) {
@@ -339,33 +306,6 @@ func tmpfile(c *kase) {
 	c.want(unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, c.path("g"), unix.AT_SYMLINK_FOLLOW), unix.ENOENT)
 	if names, err := os.ReadDir(c.dir); err != nil || len(names) != 1 {
 		c.Errorf("%v, %v", names, err)
-	}
-}
-
-// largeDir lists a directory that largeDirParent filled, once from the filesystem and once from the
-// kernel's cache, and finds everything by name.
-func largeDir(c *kase) {
-	dir := filepath.Join(filepath.Dir(c.dir), "large")
-	fd := c.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	seen := map[string]bool{}
-	for range 2 {
-		clear(seen)
-		names, err := readNames(fd)
-		c.ok(err)
-		for _, name := range names {
-			seen[name] = true
-		}
-		if len(names) != large || len(seen) != large {
-			c.Fatalf("%d entries are listed, %d of them different", len(names), len(seen))
-		}
-		_, err = unix.Seek(fd, 0, unix.SEEK_SET)
-		c.ok(err)
-	}
-	for i := 0; i < large; i += 100 {
-		c.ok(unix.Unlinkat(fd, fmt.Sprint("entry", i), 0))
-	}
-	if names, err := readNames(fd); err != nil || len(names) != large-large/100 {
-		c.Errorf("%d names are left, %v", len(names), err)
 	}
 }
 

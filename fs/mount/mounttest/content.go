@@ -1,4 +1,4 @@
-package mount_test
+package mounttest
 
 import (
 	"bytes"
@@ -15,25 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-func init() {
-	cases["content/sparse"] = sparse
-	cases["content/truncate"] = truncate
-	cases["content/open flags"] = openFlags
-	cases["content/append"] = appendMany
-	cases["content/mmap"] = sharedMmap
-	cases["content/direct"] = direct
-	cases["content/allocate"] = allocate
-	cases["content/copy"] = copyRange
-	cases["content/times"] = contentTimes
-	cases["content/big"] = big
-	cases["content/exec"] = execute
-	cases["content/ioctl"] = ioctl
-	cases["content/random"] = random
-	cases["content/created"] = created
-	roles["append"] = appender
-	roles["mmap"] = mapper
-}
 
 func noise(seed uint64, n int) []byte {
 	p := make([]byte, n)
@@ -131,7 +112,7 @@ func appendMany(c *kase) {
 	c.write(c.path("log"), "")
 	var cmds []*exec.Cmd
 	for w := range writers {
-		cmd := role("append", c.path("log"), fmt.Sprint(w), fmt.Sprint(records))
+		cmd := Role("append", c.path("log"), fmt.Sprint(w), fmt.Sprint(records))
 		cmd.Stderr = os.Stderr
 		c.ok(cmd.Start())
 		cmds = append(cmds, cmd)
@@ -160,8 +141,7 @@ func record(w, i int) string {
 	return fmt.Sprintf("%d:%d:%s\n", w, i, bytes.Repeat([]byte{'a' + byte(w)}, i%700))
 }
 
-func appender() {
-	args := roleArgs()
+func appender(args []string) {
 	w := int(args[1][0] - '0')
 	var n int
 	fmt.Sscan(args[2], &n)
@@ -188,7 +168,7 @@ func sharedMmap(c *kase) {
 	c.ok(unix.Ftruncate(fd, size))
 	mem, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	c.ok(err)
-	other := role("mmap", path)
+	other := Role("mmap", path)
 	in, err := other.StdinPipe()
 	c.ok(err)
 	out, err := other.StdoutPipe()
@@ -234,8 +214,8 @@ func sharedMmap(c *kase) {
 	c.want(err, unix.EACCES)
 }
 
-func mapper() {
-	f, err := os.OpenFile(roleArgs()[0], os.O_RDWR, 0)
+func mapper(args []string) {
+	f, err := os.OpenFile(args[0], os.O_RDWR, 0)
 	if err != nil {
 		panic(err)
 	}
@@ -494,8 +474,8 @@ func execute(c *kase) {
 	self, err := os.ReadFile("/proc/self/exe")
 	c.ok(err)
 	c.ok(os.WriteFile(c.path("program"), self, 0o755))
-	cmd := exec.Command(c.path("program"), "-test.run=^$")
-	cmd.Env = append(os.Environ(), childDir+"="+c.dir)
+	cmd := Role("id")
+	cmd.Path = c.path("program")
 	out, err := cmd.CombinedOutput()
 	c.ok(err, string(out))
 	c.ok(os.WriteFile(c.path("script"), []byte("#!/bin/sh\necho from a script\n"), 0o755))

@@ -1,4 +1,4 @@
-package mount_test
+package mounttest
 
 import (
 	"encoding/binary"
@@ -13,23 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-func init() {
-	cases["perm/access"] = access
-	cases["perm/directories"] = directoryAccess
-	cases["perm/sticky"] = sticky
-	cases["perm/chmod"] = chmod
-	cases["perm/chown"] = chown
-	cases["perm/setid"] = setID
-	cases["perm/capabilities"] = fileCapabilities
-	cases["perm/utimens"] = utimens
-	cases["perm/create"] = createOwner
-	cases["perm/special"] = special
-	cases["perm/setuid program"] = setuidProgram
-	cases["times"] = directoryTimes
-	cases["xattr"] = xattr
-	roles["id"] = func() { fmt.Printf("%d %d %d %d\n", os.Getuid(), os.Geteuid(), os.Getgid(), os.Getegid()) }
-}
 
 // as runs fn on a thread with other credentials. The thread ends with it.
 func (c *kase) as(uid, gid int, groups []int, fn func()) {
@@ -477,7 +460,7 @@ func setuidProgram(c *kase) {
 	c.ok(os.WriteFile(path, self, 0o755))
 	c.ok(os.Chown(path, alice, team))
 	c.ok(unix.Chmod(path, 0o6755))
-	cmd := role("id")
+	cmd := Role("id")
 	cmd.Path = path
 	out, err := cmd.CombinedOutput()
 	if want := fmt.Sprintf("0 %d 0 %d\n", alice, team); err != nil || string(out) != want {
