@@ -97,6 +97,9 @@ func (b *Backend) lost(d *manager.Disk, err error) { b.disks.Detach(d, stateOf(e
 const (
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
+	// stable is how long a disk must stay up before its next failure counts as the first: one that fails
+	// again and again stays away longer and longer, and is rebuilt meanwhile.
+	stable = time.Minute
 )
 
 // watch looks at the disks: whether those that are up still are, whether others are back.
@@ -145,7 +148,9 @@ func (w *watcher) look() {
 	w.b.wg.Go(func() {
 		defer func() { w.idle <- struct{}{} }()
 		if w.d.Readable() {
-			w.wait = 0
+			if time.Since(w.d.Status().Since) > stable {
+				w.wait = 0
+			}
 			if err := w.d.Refresh(w.b.ctx); err != nil && w.b.ctx.Err() == nil {
 				w.b.lost(w.d, err)
 			}

@@ -354,9 +354,28 @@ func (b *Backend) Namespace(ctx context.Context, name string) (objstore.Namespac
 // Close stops maintenance, finishes what is being written and closes the folders. The store stays open.
 // Calls of namespaces must have returned.
 func (b *Backend) Close() error {
-	b.closing.Do(b.shutdown)
-	return nil
+	err := error(nil)
+	b.closing.Do(func() {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			b.shutdown()
+		}()
+		t := time.NewTimer(closeWait)
+		defer t.Stop()
+		select {
+		case <-done:
+		case <-t.C:
+			// A disk that hangs cannot be closed, nor be waited for without end. What was acknowledged
+			// is durable without it.
+			err = fmt.Errorf("objstore: a disk has not answered for %v and is left as it is", closeWait)
+		}
+	})
+	return err
 }
+
+// closeWait is how long Close waits for disks.
+const closeWait = 30 * time.Second
 
 func (b *Backend) shutdown() {
 	b.cancel()

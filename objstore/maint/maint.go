@@ -62,6 +62,8 @@ type Maint struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	degradedFrom map[*nsm.Manager]uint64 // where the next retry begins; only the loop looks at it
+
 	wake chan struct{}
 	work sync.RWMutex // see the package comment
 
@@ -103,7 +105,7 @@ func New(o Options) *Maint {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), wake: make(chan struct{}, 1)}
+	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), degradedFrom: make(map[*nsm.Manager]uint64), wake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.todo.reset()
 	return m
@@ -263,7 +265,11 @@ func (m *Maint) round() error {
 			// A disk has gone just now. It may be back in a moment: look again then.
 			m.later(wait)
 		} else {
-			errs = append(errs, m.Repair(m.ctx))
+			err := m.Repair(m.ctx)
+			if err != nil {
+				m.later(retryEvery) // not every object that is left over is in a queue
+			}
+			errs = append(errs, err)
 		}
 	}
 	for ns := range t.obsolete {
@@ -302,10 +308,15 @@ func (m *Maint) settling() time.Duration {
 func (m *Maint) retry() error {
 	for _, ns := range m.o.Namespaces() {
 		m.Obsolete(ns.NSM())
-		names, _, err := ns.NSM().Degraded(m.ctx, 0, maxTodo/2)
+		// Some at a time: those that cannot be healed must not keep others from their turn.
+		names, last, err := ns.NSM().Degraded(m.ctx, m.degradedFrom[ns.NSM()], maxTodo/2)
 		if err != nil {
 			return err
 		}
+		if len(names) == 0 {
+			last = 0
+		}
+		m.degradedFrom[ns.NSM()] = last
 		for _, name := range names {
 			m.Degraded(ns.NSM(), name)
 		}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/memkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/manifest"
@@ -308,4 +310,56 @@ func TestModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+func FuzzLocations(f *testing.F) {
+	f.Add(encodeLocations(nil, []Location{{3, objstore.FragmentKey{Chunk: 1, Fragment: 2, Version: 300}}}))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		at, err := decodeLocations(b, 7, 9)
+		if err != nil {
+			return
+		}
+		again, err := decodeLocations(encodeLocations(nil, at), 7, 9)
+		if err != nil || fmt.Sprint(again) != fmt.Sprint(at) {
+			t.Fatalf("%v became %v, %v", at, again, err)
+		}
+	})
+}
+
+// TestMetadataPer64MiB counts every key and value that a 64 MiB object leaves in the store.
+func TestMetadataPer64MiB(t *testing.T) {
+	ctx := context.Background()
+	disks := nodes{}
+	for d := range objstore.DiskID(10) {
+		disks[100+d] = "a"
+	}
+	store := memkv.New()
+	n := Open(store, Options{Name: "m", Number: 1, Disks: disks, Policies: []objstore.Policy{{K: 8, M: 2, C: 9, X: 10}}})
+	u := begin(t, n)
+	m := &manifest.Manifest{ID: u.ID, Size: 64 << 20}
+	for i := range uint32(2) {
+		c := manifest.Chunk{K: 8, M: 2, Number: i, Size: 32 << 20}
+		for d := range objstore.DiskID(10) {
+			c.Fragments = append(c.Fragments, manifest.Fragment{Disk: 100 + d, Sum: 0xffffffff})
+		}
+		m.Chunks = append(m.Chunks, c)
+	}
+	name := strings.Repeat("n", 32)
+	if err := n.Register(ctx, u, name, m); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	err := store.View(ctx, kv.Linearizable, func(r kv.Reader) error {
+		for _, ks := range []kv.Keyspace{ksManifest, ksDegraded, ksObsolete, ksParked} { // ids and counters are shared by all
+			if err := r.Range(ks, kv.Range{}, func(k, v []byte) bool { total += len(k) + len(v); return true }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	t.Logf("%d bytes of metadata for 64 MiB in 2 chunks at (8,2), name of 32 bytes", total)
+	if err != nil || total == 0 || total > 2500 {
+		t.Fatal(total, err)
+	}
 }

@@ -21,6 +21,7 @@ import (
 // (k, m): what put could reach at most.
 func Ceiling(ctx context.Context, dir string, k, m, fragment, inFlight int, total int64) (row Row, err error) {
 	n := k + m
+	fragment = (fragment + bufpool.Align - 1) / bufpool.Align * bufpool.Align // as direct I/O wants it
 	row = Row{Name: fmt.Sprintf("ceiling of the disk at (%d,%d), %s fragments, %d in flight", k, m, sizeName(fragment), inFlight), Unit: "MB/s"}
 	base, err := os.MkdirTemp(dir, "ceiling-")
 	if err != nil {
