@@ -254,3 +254,82 @@ func TestBusyUnmount(t *testing.T) {
 		t.Errorf("still mounted: %s", out)
 	}
 }
+
+// TestForced sends a second signal while an upload keeps the first from ending the process.
+func TestForced(t *testing.T) {
+	t.Parallel()
+	p := up(t, "--data", filepath.Join(t.TempDir(), "data"), anyPort, "--asds", "1", "--log-level", "info")
+	c, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(p.dav, "http://"), "/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "PUT /f HTTP/1.1\r\nHost: %s\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n", c.RemoteAddr())
+	if _, err := c.Read(make([]byte, 64)); err != nil { // "continue": the request is under way
+		t.Fatal(err)
+	}
+	p.cmd.Process.Signal(syscall.SIGINT)
+	p.says("msg=stopping")
+	p.cmd.Process.Signal(syscall.SIGINT)
+	<-p.ended
+	if code := p.cmd.ProcessState.ExitCode(); code != 1 {
+		t.Errorf("exit code %d after a second signal", code)
+	}
+	p.says("forced")
+}
+
+// TestUnmountedFromOutside: WebDAV goes on; without it there is nothing left to do.
+func TestUnmountedFromOutside(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	mnt, data := mountPoint(t), filepath.Join(t.TempDir(), "data")
+	p := up(t, "--data", data, "--mount", mnt, anyPort)
+	if err := syscall.Unmount(mnt, 0); err != nil {
+		t.Fatal(err)
+	}
+	p.says("unmounted from outside; WebDAV goes on")
+	sh(t, `curl -sf "$1" > /dev/null`, p.dav)
+	gabion(t, "status", "--data", data).want(t, 0, "mount        -")
+	p.stop()
+
+	p = up(t, "--data", data, "--mount", mnt, "--dav", "off", "--log-level", "info")
+	if err := syscall.Unmount(mnt, 0); err != nil {
+		t.Fatal(err)
+	}
+	<-p.ended
+	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	p.says("WebDAV is off: stopping")
+}
+
+// BenchmarkUp measures the time from the start of the process to its ready line, and to its end after a
+// signal: of a new data directory, and of one that is there.
+func BenchmarkUp(b *testing.B) {
+	for _, fresh := range []bool{true, false} {
+		b.Run(fmt.Sprintf("new=%v", fresh), func(b *testing.B) {
+			dir := b.TempDir()
+			for i := range b.N {
+				data := filepath.Join(dir, "data")
+				if fresh {
+					data = filepath.Join(dir, fmt.Sprint(i))
+				}
+				cmd := exec.Command(binary, "up", "--data", data, anyPort)
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := out.Read(make([]byte, 1)); err != nil {
+					b.Fatal(err)
+				}
+				cmd.Process.Signal(syscall.SIGINT)
+				if err := cmd.Wait(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
