@@ -422,6 +422,14 @@ func (s *shellState) run(args []string) (string, error) {
 	case "pwrite":
 		_, err = unix.Pwrite(s.fd, []byte(args[1]), 0)
 		return "", err
+	case "create":
+		s.fd, err = unix.Open(path(1), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
+		return "", err
+	case "writefd":
+		var n int
+		fmt.Sscan(args[1], &n)
+		_, err = unix.Write(s.fd, make([]byte, n))
+		return "", err
 	case "openappend":
 		s.log, err = unix.Open(path(1), unix.O_WRONLY|unix.O_APPEND, 0)
 		return "", err
