@@ -31,8 +31,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// TestThroughKernel runs each case through a mount of the reference model.
+// TestThroughKernel runs each case through a mount of the reference model, or in the directory that
+// GABION_TEST_DIR names, on any filesystem.
 func TestThroughKernel(t *testing.T) {
+	if dir := os.Getenv("GABION_TEST_DIR"); dir != "" {
+		mounttest.Run(t, dir)
+		return
+	}
 	mounttest.Run(t, mountModel(t, mount.Options{}).dir)
 }
 
