@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -203,5 +204,38 @@ func TestCoherenceUnderLoad(t *testing.T) {
 		if err != nil || got != string(p[:n]) {
 			t.Errorf("%s: the mount reads %q, the other session %q, %v", name, got, p[:n], err)
 		}
+	}
+}
+
+// TestHandles: a file handle means the same inode when it is mounted again, and none when it is gone.
+func TestHandles(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	m := mountModel(t, mount.Options{})
+	sh := m.shell(t)
+	sh.do("mkdir", "d")
+	sh.do("write", "d/f", "content")
+	sh.do("write", "g", "other")
+	f, d, g := sh.do("handle", "d/f"), sh.do("handle", "d"), sh.do("handle", "g")
+	sh.close()
+	if err := m.server.Unmount(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server, err := mount.Mount(t.Context(), m.dir, m.fs.Session, mount.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unmount(t, server) })
+	sh = m.shell(t)
+	sh.do("unlink", "g")
+	if got := sh.try("readhandle", f); got != "content" {
+		t.Errorf("by handle: %q", got)
+	}
+	if got := sh.try("readhandle", d); !strings.Contains(got, "is a directory") {
+		t.Errorf("a directory by handle: %q", got)
+	}
+	if got := sh.try("readhandle", g); !strings.Contains(got, "stale") {
+		t.Errorf("what is gone by handle: %q", got)
 	}
 }

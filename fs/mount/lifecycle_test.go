@@ -422,6 +422,11 @@ func (s *shellState) run(args []string) (string, error) {
 	case "pwrite":
 		_, err = unix.Pwrite(s.fd, []byte(args[1]), 0)
 		return "", err
+	case "handle":
+		h, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path(1), 0)
+		return fmt.Sprintf("%d %x", h.Type(), h.Bytes()), err
+	case "readhandle":
+		return s.readHandle(args[1])
 	case "create":
 		s.fd, err = unix.Open(path(1), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o644)
 		return "", err
@@ -483,4 +488,25 @@ func (s *shellState) run(args []string) (string, error) {
 		return string(p[:max(n, 0)]), err
 	}
 	return "", errors.New("what is " + args[0])
+}
+
+func (s *shellState) readHandle(text string) (string, error) {
+	var kind int32
+	var id []byte
+	if _, err := fmt.Sscanf(text, "%d %x", &kind, &id); err != nil {
+		return "", err
+	}
+	mnt, err := unix.Open(s.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(mnt)
+	fd, err := unix.OpenByHandleAt(mnt, unix.NewFileHandle(kind, id), unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	p := make([]byte, 100)
+	n, err := unix.Read(fd, p)
+	return string(p[:max(n, 0)]), err
 }

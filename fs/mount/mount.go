@@ -118,7 +118,7 @@ func fuseOptions(o Options, logger *slog.Logger) *fuse.MountOptions {
 		ExplicitDataCacheControl: true,
 		EnableSymlinkCaching:     true,
 		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO |
-			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ABORT_ERROR,
+			fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_ABORT_ERROR | fuse.CAP_EXPORT_SUPPORT,
 		PanicHandler: func(v any) fuse.Status {
 			logger.Error("panic while serving the mount", "panic", v, "stack", stack())
 			return fuse.EIO

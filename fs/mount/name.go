@@ -13,7 +13,7 @@ func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 	if lookupPrime(&r.priming, h, name, out) {
 		return fuse.OK
 	}
-	a, err := r.fs.Lookup(r.ctx, fs.Ino(h.NodeId), name)
+	a, err := r.lookup(fs.Ino(h.NodeId), name)
 	if err == nil {
 		err = r.remember(a.Ino)
 	}
@@ -26,6 +26,22 @@ func (r *raw) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 	}
 	fillEntry(&a, out)
 	return fuse.OK
+}
+
+// lookup also knows "." and "..": with them the kernel finds what a file handle means that it has
+// forgotten (open_by_handle_at(2), and export through NFS).
+func (r *raw) lookup(dir fs.Ino, name string) (fs.Attr, error) {
+	switch name {
+	case ".":
+		return r.fs.Getattr(r.ctx, dir)
+	case "..":
+		parent, err := r.fs.Parent(r.ctx, dir)
+		if err != nil {
+			return fs.Attr{}, err
+		}
+		return r.fs.Getattr(r.ctx, parent)
+	}
+	return r.fs.Lookup(r.ctx, dir, name)
 }
 
 func (r *raw) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -483,6 +484,21 @@ func execute(c *kase) {
 	if c.ok(err); string(out) != "from a script\n" {
 		c.Errorf("the script says %q", out)
 	}
+	// what runs cannot be written, and what is written cannot run
+	running := exec.Command(c.path("program"))
+	running.Env = Role("locker", c.path("script")).Env
+	in, err := running.StdinPipe()
+	c.ok(err)
+	c.ok(running.Start())
+	_, err = unix.Open(c.path("program"), unix.O_WRONLY, 0)
+	c.want(err, unix.ETXTBSY)
+	c.want(unix.Truncate(c.path("program"), 0), unix.ETXTBSY)
+	in.Close()
+	c.ok(running.Wait())
+	written := c.open(c.path("script"), unix.O_WRONLY, 0)
+	_, err = exec.Command(c.path("script")).CombinedOutput()
+	c.want(err, unix.ETXTBSY)
+	unix.Close(written)
 	c.ok(os.Chmod(c.path("script"), 0o644))
 	_, err = exec.Command(c.path("script")).CombinedOutput()
 	c.want(err, unix.EACCES)
@@ -520,6 +536,51 @@ func ignoringEINTR(c *kase, fn func() (int, error)) int {
 	n, err := fn()
 	c.ok(err)
 	return n
+}
+
+// moving goes through sendfile, splice and inotify.
+func moving(c *kase) {
+	want := noise(7, 300_000)
+	c.ok(os.WriteFile(c.path("src"), want, 0o644))
+	src := c.open(c.path("src"), unix.O_RDONLY, 0)
+	dst := c.open(c.path("sent"), unix.O_WRONLY|unix.O_CREAT, 0o644)
+	for off := int64(0); off < int64(len(want)); {
+		_, err := unix.Sendfile(dst, src, &off, len(want))
+		c.ok(err)
+	}
+	c.wantFile(c.path("sent"), string(want))
+	var pipe [2]int
+	c.ok(unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+	dst = c.open(c.path("spliced"), unix.O_RDWR|unix.O_CREAT, 0o644)
+	for off := int64(0); off < int64(len(want)); {
+		n, err := unix.Splice(src, &off, pipe[1], nil, 50_000, 0)
+		c.ok(err)
+		for n > 0 {
+			m, err := unix.Splice(pipe[0], nil, dst, nil, int(n), 0)
+			c.ok(err)
+			n -= m
+		}
+	}
+	c.wantFile(c.path("spliced"), string(want))
+
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	c.ok(err)
+	defer unix.Close(watch)
+	_, err = unix.InotifyAddWatch(watch, c.dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_CLOSE_WRITE)
+	c.ok(err)
+	c.write(c.path("a"), "x")
+	c.ok(os.Rename(c.path("a"), c.path("b")))
+	c.ok(os.Remove(c.path("b")))
+	buf := make([]byte, 4096)
+	n, err := unix.Read(watch, buf)
+	c.ok(err)
+	var masks []uint32
+	for b := buf[:n]; len(b) > 0; b = b[16+binary.LittleEndian.Uint32(b[12:]):] {
+		masks = append(masks, binary.LittleEndian.Uint32(b[4:]))
+	}
+	if !slices.Equal(masks, []uint32{unix.IN_CREATE, unix.IN_CLOSE_WRITE, unix.IN_MOVED_TO, unix.IN_DELETE}) {
+		c.Errorf("inotify says %#x", masks)
+	}
 }
 
 func ioctl(c *kase) {

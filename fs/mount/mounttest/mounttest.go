@@ -77,7 +77,7 @@ func cases() map[string]func(c *kase) {
 		"content/sparse": sparse, "content/truncate": truncate, "content/openflags": openFlags, "content/append": appendMany,
 		"content/mmap": sharedMmap, "content/direct": direct, "content/allocate": allocate, "content/copy": copyRange,
 		"content/times": contentTimes, "content/big": big, "content/exec": execute, "content/ioctl": ioctl,
-		"content/random": random, "content/created": created,
+		"content/moving": moving, "content/random": random, "content/created": created,
 		"perm/access": access, "perm/directories": directoryAccess, "perm/sticky": sticky, "perm/chmod": chmod, "perm/chown": chown,
 		"perm/setid": setID, "perm/capabilities": fileCapabilities, "perm/utimens": utimens, "perm/create": createOwner,
 		"perm/special": special, "perm/setuidprogram": setuidProgram,
