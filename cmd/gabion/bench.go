@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +40,7 @@ type benchEnv struct {
 	*env
 	dir  string
 	json bool
+	name string // of the figures on the line that print has begun
 }
 
 // figure is one line of a benchmark's output.
@@ -52,18 +52,45 @@ type figure struct {
 	P99   float64 `json:"p99_us,omitempty"`
 }
 
+// print prints a figure. For people, figures that follow each other under one name share a line.
 func (b *benchEnv) print(f figure) error {
 	b.endProgress()
 	if b.json {
 		return writeJSONLine(b.out, f)
 	}
-	latency := ""
-	if f.P99 > 0 {
-		latency = fmt.Sprintf("p50 %.0f us, p99 %.0f us", f.P50, f.P99)
+	start := ""
+	if f.Name != b.name {
+		if b.name != "" {
+			start = "\n"
+		}
+		start += fmt.Sprintf("%-48s", f.Name)
+		b.name = f.Name
 	}
-	line := fmt.Sprintf("%-32s %12.0f %-5s %s", f.Name, f.Value, f.Unit, latency)
-	_, err := fmt.Fprintln(b.out, strings.TrimRight(line, " "))
+	_, err := fmt.Fprintf(b.out, "%s %10s %-8s", start, number(f.Value), f.Unit)
+	if f.P99 > 0 {
+		fmt.Fprintf(b.out, " p50 %s us, p99 %s us", number(f.P50), number(f.P99))
+	}
 	return err
+}
+
+// finish ends the last line of print.
+func (b *benchEnv) finish() {
+	b.endProgress()
+	if b.name != "" {
+		fmt.Fprintln(b.out)
+		b.name = ""
+	}
+}
+
+// number formats three digits or more.
+func number(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
 }
 
 // scratch calls fn with a new directory, which it removes again.
@@ -73,7 +100,7 @@ func (b *benchEnv) scratch(fn func(dir string) error) error {
 		return err
 	}
 	err = fn(dir)
-	b.endProgress()
+	b.finish()
 	return errors.Join(err, os.RemoveAll(dir))
 }
 

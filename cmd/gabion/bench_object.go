@@ -18,6 +18,7 @@ func newBenchErasure(b *benchEnv) *cobra.Command {
 		Example: "  gabion bench erasure --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			rows, err := objbench.Erasure(cmd.Context())
+			defer b.finish()
 			return b.rows(rows, err)
 		},
 	}

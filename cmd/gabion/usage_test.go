@@ -61,7 +61,9 @@ func TestBadUsage(t *testing.T) {
 		{"object stat", "want one name"},
 		{"bench nothing", "nothing"},
 		{"bench kv --clients 0", "at least 1"},
-		{"bench asd --seconds 0", "above 0"},
+		{"bench kv --seconds 0", "above 0"},
+		{"bench asd --asds 0", "between 1 and 64"},
+		{"bench asd --kib 0", "between 1 and"},
 		{"bench fs --threads 1,0", "at least 1"},
 		{"bench object --policy 1", "want four numbers"},
 	} {

@@ -1,10 +1,9 @@
-package layerbench
+package kvbench
 
 import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/gabionfs/gabion/kv"
@@ -18,13 +17,13 @@ const (
 	preload = 50000
 )
 
-// KV measures durable and ordered transactions of one put each, linearizable reads, and ranges, in a
+// Run measures durable and ordered transactions of one put each, linearizable reads, and ranges, in a
 // store that is the benchmark's own.
-func KV(ctx context.Context, s kv.Store, c Config) error {
+func Run(ctx context.Context, s kv.Store, c Config) error {
 	c.defaults()
 	value := make([]byte, valueSize)
-	update := func(k kv.Commit) func(int, int64) error {
-		return func(_ int, i int64) error {
+	update := func(k kv.Commit) func(int64) error {
+		return func(i int64) error {
 			return s.Update(ctx, k, func(tx kv.Txn) error {
 				tx.Put(benchKeyspace, spread(i), value)
 				return nil
@@ -32,15 +31,16 @@ func KV(ctx context.Context, s kv.Store, c Config) error {
 		}
 	}
 	for _, clients := range c.Clients {
-		r, err := c.measure(ctx, fmt.Sprintf("durable transactions by %d", clients), clients, math.MaxInt64, update(kv.Durable))
+		name := fmt.Sprintf("durable transactions by %d", clients)
+		r, err := c.measure(ctx, name, clients, update(kv.Durable))
 		if err != nil {
 			return err
 		}
-		c.Emit(r.perSecond(fmt.Sprintf("durable transactions by %d", clients)))
+		c.Emit(r.perSecond(name))
 	}
 	for _, clients := range c.Clients {
 		name := fmt.Sprintf("ordered transactions by %d", clients)
-		r, err := c.measure(ctx, name, clients, math.MaxInt64, update(kv.Ordered))
+		r, err := c.measure(ctx, name, clients, update(kv.Ordered))
 		if err != nil {
 			return err
 		}
@@ -57,7 +57,7 @@ func KV(ctx context.Context, s kv.Store, c Config) error {
 	}
 	for _, clients := range c.Clients {
 		name := fmt.Sprintf("linearizable gets by %d", clients)
-		r, err := c.measure(ctx, name, clients, math.MaxInt64, func(_ int, i int64) error {
+		r, err := c.measure(ctx, name, clients, func(i int64) error {
 			return s.View(ctx, kv.Linearizable, func(r kv.Reader) error {
 				_, err := r.Get(benchKeyspace, spread(i%preload))
 				return err
@@ -94,7 +94,7 @@ func fill(ctx context.Context, s kv.Store, value []byte) error {
 // ranges measures the reading of everything in order.
 func ranges(ctx context.Context, s kv.Store, c *Config) error {
 	var bytes int64
-	r, err := c.measure(ctx, "range", 1, math.MaxInt64, func(int, int64) error {
+	r, err := c.measure(ctx, "range", 1, func(int64) error {
 		return s.View(ctx, kv.Linearizable, func(r kv.Reader) error {
 			n := int64(0)
 			err := r.Range(benchKeyspace, kv.Range{}, func(k, v []byte) bool {

@@ -1,7 +1,7 @@
-// Package layerbench measures the lower layers by themselves: transactions of a key-value store, and
-// records of one disk. Figures of one run are comparable with each other; figures of different days are
-// not.
-package layerbench
+// Package kvbench measures a kv.Store by itself: durable and ordered transactions, linearizable reads and
+// ranges, by one and by many clients. Figures of one run are comparable with each other; figures of
+// different days are not.
+package kvbench
 
 import (
 	"context"
@@ -24,7 +24,6 @@ type Row struct {
 type Config struct {
 	Clients  []int             // nil means 1 and 16
 	Time     time.Duration     // how long a row takes at most; 0 means 2 s
-	Bytes    int64             // how much a row writes at most; 0 means 256 MiB
 	Emit     func(Row)         // takes the figures
 	Progress func(name string) // is told what is measured next; may be nil
 }
@@ -35,9 +34,6 @@ func (c *Config) defaults() {
 	}
 	if c.Time == 0 {
 		c.Time = 2 * time.Second
-	}
-	if c.Bytes == 0 {
-		c.Bytes = 256 << 20
 	}
 	if c.Progress == nil {
 		c.Progress = func(string) {}
@@ -63,16 +59,11 @@ func (r result) perSecond(name string) Row {
 	return Row{name, float64(r.count) / r.took.Seconds(), "/s", r.percentile(0.50), r.percentile(0.99)}
 }
 
-// throughput is the row of a result as bytes per second.
-func (r result) throughput(name string, size int) Row {
-	return Row{name, float64(r.count) * float64(size) / 1e6 / r.took.Seconds(), "MB/s", r.percentile(0.50), r.percentile(0.99)}
-}
-
 // maxSamples bounds the latencies that a client remembers.
 const maxSamples = 1 << 16
 
-// measure calls do with 0, 1, 2, ... from all clients, at most n times and for no longer than the time.
-func (c *Config) measure(ctx context.Context, name string, clients int, n int64, do func(client int, i int64) error) (result, error) {
+// measure calls do with 0, 1, 2, ... from all clients until the time is over.
+func (c *Config) measure(ctx context.Context, name string, clients int, do func(i int64) error) (result, error) {
 	c.Progress(name)
 	var next, done atomic.Int64
 	var mu sync.Mutex // guards r.sorted
@@ -82,7 +73,7 @@ func (c *Config) measure(ctx context.Context, name string, clients int, n int64,
 	var once sync.Once
 	begin := time.Now()
 	var wg sync.WaitGroup
-	for client := range clients {
+	for range clients {
 		wg.Go(func() {
 			var took []time.Duration
 			defer func() {
@@ -98,10 +89,10 @@ func (c *Config) measure(ctx context.Context, name string, clients int, n int64,
 				}
 				start := time.Now()
 				i := next.Add(1) - 1
-				if i >= n || start.Sub(begin) > c.Time {
+				if start.Sub(begin) > c.Time {
 					return
 				}
-				if err := do(client, i); err != nil {
+				if err := do(i); err != nil {
 					once.Do(func() { failed = fmt.Errorf("%s: %w", name, err); close(stop) })
 					return
 				}
