@@ -66,7 +66,7 @@ func (b *benchEnv) print(f figure) error {
 		start += fmt.Sprintf("%-48s", f.Name)
 		b.name = f.Name
 	}
-	_, err := fmt.Fprintf(b.out, "%s %10s %-8s", start, number(f.Value), f.Unit)
+	_, err := fmt.Fprintf(b.out, "%s %10s %s", start, number(f.Value), f.Unit)
 	if f.P99 > 0 {
 		fmt.Fprintf(b.out, " p50 %s us, p99 %s us", number(f.P50), number(f.P99))
 	}
