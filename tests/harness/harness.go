@@ -188,3 +188,6 @@ func Patience(d time.Duration) time.Duration {
 	}
 	return d
 }
+
+// Race reports whether the race detector is on.
+func Race() bool { return raceEnabled }
