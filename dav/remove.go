@@ -65,7 +65,7 @@ const removeBatch = 1024
 const maxFailures = 100
 
 // removeTree removes the entry name of parent, whose attributes are a, and everything below it. What is
-// already gone is no failure.
+// already gone is no failure, and what others add meanwhile goes, too, unless they add and add.
 func (h *Handler) removeTree(ctx context.Context, parent fs.Ino, name string, a *fs.Attr, path string) []failure {
 	if !a.IsDir() {
 		if err := h.fs.Unlink(ctx, parent, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -73,10 +73,26 @@ func (h *Handler) removeTree(ctx context.Context, parent fs.Ino, name string, a 
 		}
 		return nil
 	}
-	var failures []failure
+	var err error
+	for range attempts {
+		if failures := h.removeMembers(ctx, a.Ino, path); len(failures) > 0 {
+			return failures
+		}
+		if err = h.fs.Rmdir(ctx, parent, name); !errors.Is(err, fs.ErrNotEmpty) {
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return []failure{{path: path, dir: true, err: err}}
+	}
+	return nil
+}
+
+// removeMembers removes what is in directory dir, and below it.
+func (h *Handler) removeMembers(ctx context.Context, dir fs.Ino, path string) (failures []failure) {
 	for after := uint64(0); len(failures) < maxFailures; {
-		batch := make([]fs.Dirent, 0, 64)
-		err := h.fs.ReadDir(ctx, a.Ino, after, false, func(d fs.Dirent, _ *fs.Attr) bool {
+		var batch []fs.Dirent
+		err := h.fs.ReadDir(ctx, dir, after, false, func(d fs.Dirent, _ *fs.Attr) bool {
 			batch = append(batch, d)
 			return len(batch) < removeBatch
 		})
@@ -88,17 +104,11 @@ func (h *Handler) removeTree(ctx context.Context, parent fs.Ino, name string, a 
 		}
 		for _, d := range batch {
 			child := fs.Attr{Ino: d.Ino, Mode: d.Type}
-			failures = append(failures, h.removeTree(ctx, a.Ino, d.Name, &child, path+"/"+d.Name)...)
+			failures = append(failures, h.removeTree(ctx, dir, d.Name, &child, path+"/"+d.Name)...)
 		}
 		after = batch[len(batch)-1].Cookie
 	}
-	if len(failures) > 0 {
-		return failures
-	}
-	if err := h.fs.Rmdir(ctx, parent, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return []failure{{path: path, dir: true, err: err}}
-	}
-	return nil
+	return failures
 }
 
 // writeFailures answers 207 with the status of each failure.

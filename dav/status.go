@@ -38,6 +38,7 @@ var statusTable = []struct {
 	{os.ErrNotExist, http.StatusNotFound, "no such file or directory"},
 	{fs.ErrExist, http.StatusMethodNotAllowed, "already exists"},
 	{fs.ErrNotDir, http.StatusConflict, "a part of the path is not a directory"},
+	{fs.ErrNotEmpty, http.StatusConflict, "others are adding to the collection"},
 	{fs.ErrIsDir, http.StatusMethodNotAllowed, "is a directory"},
 	{fs.ErrNameTooLong, http.StatusRequestURITooLong, "a name is longer than 255 bytes"},
 	{fs.ErrNoSpace, http.StatusInsufficientStorage, "no space left on the disks"},
