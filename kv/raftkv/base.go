@@ -1,16 +1,18 @@
 package raftkv
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/gabionfs/gabion/kv"
 )
@@ -33,13 +35,16 @@ var (
 	stateKey   = []byte("state")
 )
 
-func bucketName(ks kv.Keyspace) []byte { return append([]byte{'k'}, ks...) }
+func bucketName(ks kv.Keyspace) []byte { return appendBucketName(nil, ks) }
 
-// base is the state file.
+func appendBucketName(b []byte, ks kv.Keyspace) []byte { return append(append(b, 'k'), ks...) }
+
+// base is the state file: bbolt for writing, the mapped pages for reading.
 type base struct {
-	path   string
-	mapped int
-	db     *bolt.DB
+	dir, path string
+	mapped    int
+	db        *bolt.DB
+	data      []byte
 }
 
 // state is what the state file knows about itself: which part of the log it contains.
@@ -99,8 +104,10 @@ func createBase(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// openBase opens the state file, with at least mapped bytes of address space.
-func openBase(path string, mapped int) (_ *base, st state, err error) {
+// openBase opens the state file with at least mapped bytes of address space, and the generation that is
+// in it.
+func openBase(dir string, mapped int, log *slog.Logger) (_ *generation, st state, err error) {
+	path := filepath.Join(dir, stateFile)
 	defer guard(path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	size, err := statFile(path)
@@ -110,31 +117,136 @@ func openBase(path string, mapped int) (_ *base, st state, err error) {
 	for int64(mapped) < 2*size {
 		mapped *= 2
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
+	b := &base{dir: dir, path: path, mapped: mapped}
+	if b.db, err = bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:         time.Second,
 		InitialMmapSize: mapped,
 		FreelistType:    bolt.FreelistMapType,
-	})
-	if err != nil {
+	}); err != nil {
 		if errors.Is(err, os.ErrPermission) {
 			return nil, st, fmt.Errorf("raftkv: open %s: %w", path, err)
 		}
 		return nil, st, &kv.CorruptError{What: path, Err: err}
 	}
-	b := &base{path: path, mapped: mapped, db: db}
-	err = db.View(func(tx *bolt.Tx) error {
-		m := tx.Bucket(metaBucket)
-		if m == nil {
-			return errors.New("it has no state record")
-		}
-		st, err = unmarshalState(m.Get(stateKey))
-		return err
-	})
-	if err != nil {
-		_ = db.Close()
-		return nil, st, &kv.CorruptError{What: path, Err: err}
+	if b.data, err = mapFile(path, mapped); err != nil {
+		_ = b.close()
+		return nil, st, err
 	}
-	return b, st, nil
+	g, err := b.load(log)
+	if err == nil {
+		if st, err = g.state(); err != nil {
+			_ = g.pin.Rollback()
+		}
+	}
+	if err != nil {
+		_ = b.close()
+		return nil, st, err
+	}
+	return g, st, nil
+}
+
+func mapFile(path string, size int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("raftkv: %w", err)
+	}
+	defer f.Close()
+	data, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("raftkv: map %s: %w", path, err)
+	}
+	return data, nil
+}
+
+func (b *base) close() error {
+	err := b.db.Close()
+	if b.data != nil {
+		err = errors.Join(err, unix.Munmap(b.data))
+		b.data = nil
+	}
+	return err
+}
+
+// load makes the generation of a file that was just opened.
+func (b *base) load(log *slog.Logger) (*generation, error) {
+	path := filepath.Join(b.dir, sumsFile)
+	known, err := loadSums(path, b.db.Info().PageSize)
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			log.Warn("kv: the list of page checksums is made again", "file", path, "cause", err)
+		}
+		known = nil
+	}
+	g, err := b.begin(known)
+	if err != nil {
+		return nil, err
+	}
+	if known != nil && known.tx == g.tree.sums.tx {
+		return g, nil
+	}
+	if known == nil || known.tx+1 != g.tree.sums.tx { // then nothing was compared with an older checksum
+		if _, err := g.verify(context.Background()); err != nil {
+			_ = g.pin.Rollback()
+			return nil, err
+		}
+	}
+	if err := writeFileDurably(path, g.tree.sums.marshal(g.tree.size)); err != nil {
+		_ = g.pin.Rollback()
+		return nil, fmt.Errorf("raftkv: %w", err)
+	}
+	return g, nil
+}
+
+// begin makes a generation of what the file holds now. known are the checksums of the transaction before
+// this one, or of this one, or anything else, which is of no use.
+func (b *base) begin(known *sums) (_ *generation, err error) {
+	pin, err := b.db.Begin(false)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = pin.Rollback()
+		}
+	}()
+	defer guard(b.path, &err)
+	t := &tree{path: b.path, data: b.data, size: b.db.Info().PageSize}
+	if t.meta, err = b.meta(t.size, uint64(pin.ID())); err != nil {
+		return nil, err
+	}
+	switch {
+	case known != nil && known.tx == t.meta.tx && len(known.table) == int(t.meta.pages):
+		t.sums = known
+	case known != nil && known.tx+1 == t.meta.tx:
+		err = known.next(t)
+	case known != nil && known.tx > t.meta.tx:
+		return nil, t.corrupt("it ends with transaction %d, its checksums with %d", t.meta.tx, known.tx)
+	default:
+		err = newSums(nil, 0).next(t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.page(t.meta.free); err != nil {
+		return nil, err
+	}
+	if err := t.openBuckets(); err != nil {
+		return nil, err
+	}
+	return &generation{base: b, tree: t, pin: pin, drained: make(chan struct{})}, nil
+}
+
+// meta returns the root that a transaction of bbolt began with.
+func (b *base) meta(pageSize int, tx uint64) (meta, error) {
+	for i := range 2 {
+		if m, err := parseMeta(b.data[i*pageSize:(i+1)*pageSize], pageSize); err == nil && m.tx == tx {
+			if int64(m.pages)*int64(pageSize) > int64(b.mapped) {
+				return m, fmt.Errorf("raftkv: %s has outgrown its mapping of %d bytes", b.path, b.mapped)
+			}
+			return m, nil
+		}
+	}
+	return meta{}, &kv.CorruptError{What: b.path, Err: fmt.Errorf("no meta page of transaction %d", tx)}
 }
 
 func putState(tx *bolt.Tx, st state) error {
@@ -145,17 +257,17 @@ func putState(tx *bolt.Tx, st state) error {
 	return m.Put(stateKey, st.marshal())
 }
 
-// guard turns a panic or a memory fault inside bbolt, which is how it meets pages that make no sense,
-// into a typed error. It is deferred around calls of bbolt that do not call back.
+// guard turns a panic or a memory fault over pages that make no sense, or that cannot be read, into a
+// typed error. It is deferred around what touches pages and does not call back.
 func guard(path string, err *error) {
 	if r := recover(); r != nil {
-		*err = &kv.CorruptError{What: path, Err: fmt.Errorf("bbolt: %v", r)}
+		*err = &kv.CorruptError{What: path, Err: fmt.Errorf("%v", r)}
 	}
 }
 
 // write puts the newest version of every key of the table into the file, with the state, in one
-// transaction.
-func (b *base) write(table *memtable, st state) (err error) {
+// transaction. old is the generation that it changes.
+func (b *base) write(old *generation, table *memtable, st state) (err error) {
 	defer guard(b.path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	tx, err := b.db.Begin(true)
@@ -163,25 +275,31 @@ func (b *base) write(table *memtable, st state) (err error) {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it has nothing to do
-	if table != nil {
-		table.mu.RLock()
-		defer table.mu.RUnlock()
-		for ks, t := range table.spaces {
-			bucket, err := tx.CreateBucketIfNotExists(bucketName(ks))
-			if err != nil {
-				return err
-			}
-			t.Scan(func(it item) bool {
-				if it.head.sealed == nil {
-					err = bucket.Delete(bytesOf(it.key))
-				} else {
-					err = bucket.Put(bytesOf(it.key), it.head.sealed)
+	table.mu.RLock()
+	defer table.mu.RUnlock()
+	for ks, t := range table.spaces {
+		name := bucketName(ks)
+		before, exists := old.tree.buckets[string(name)]
+		bucket, err := tx.CreateBucketIfNotExists(name)
+		if err != nil {
+			return err
+		}
+		t.Scan(func(it item) bool {
+			key := bytesOf(it.key)
+			if exists {
+				if err = old.tree.touch(before, key); err != nil {
+					return false
 				}
-				return err == nil
-			})
-			if err != nil {
-				return err
 			}
+			if it.head.sealed == nil {
+				err = bucket.Delete(key)
+			} else {
+				err = bucket.Put(key, it.head.sealed)
+			}
+			return err == nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	if err := putState(tx, st); err != nil {
@@ -190,84 +308,88 @@ func (b *base) write(table *memtable, st state) (err error) {
 	return tx.Commit()
 }
 
-// generation is one content of the state file, with read transactions on it for reuse: opening one
-// costs more than a lookup. A flush begins a new generation.
+// generation is one content of the state file. A flush begins the next one. The views of a generation
+// keep its pages from being reused.
 type generation struct {
-	base *base
-
-	mu      sync.Mutex
-	idle    []*bolt.Tx
-	open    int // transactions that exist, idle or lent
-	retired bool
-	drained chan struct{} // closed once retired and none is open
+	base    *base
+	tree    *tree
+	pin     *bolt.Tx      // keeps bbolt from reusing the pages
+	views   int           // open ones; guarded by Store.mu, like retired
+	retired bool          // no more views
+	drained chan struct{} // closed by unpin
 }
 
-const maxIdle = 32
-
-func newGeneration(b *base) *generation {
-	return &generation{base: b, drained: make(chan struct{})}
+// leave takes a view off. It reports whether the caller must unpin the generation. The caller holds
+// Store.mu.
+func (g *generation) leave() (last bool) {
+	g.views--
+	return g.retired && g.views == 0
 }
 
-// borrow returns an idle transaction, or nil.
-func (g *generation) borrow() *bolt.Tx {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if n := len(g.idle); n > 0 {
-		tx := g.idle[n-1]
-		g.idle = g.idle[:n-1]
-		return tx
-	}
-	return nil
-}
-
-// begin opens a transaction. ok is false when the generation is over.
-func (g *generation) begin() (tx *bolt.Tx, ok bool, err error) {
-	g.mu.Lock()
-	if g.retired {
-		g.mu.Unlock()
-		return nil, false, nil
-	}
-	g.open++
-	g.mu.Unlock()
-	if tx, err = g.base.db.Begin(false); err != nil {
-		g.closed()
-		return nil, true, err
-	}
-	return tx, true, nil
-}
-
-// release takes a transaction back.
-func (g *generation) release(tx *bolt.Tx) {
-	g.mu.Lock()
-	if !g.retired && len(g.idle) < maxIdle {
-		g.idle = append(g.idle, tx)
-		g.mu.Unlock()
-		return
-	}
-	g.mu.Unlock()
-	_ = tx.Rollback()
-	g.closed()
-}
-
-func (g *generation) closed() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.open--; g.open == 0 && g.retired {
-		close(g.drained)
-	}
-}
-
-// retire ends the generation: idle transactions are closed now, lent ones when they come back.
-func (g *generation) retire() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// retire ends the generation, with the same answer as leave.
+func (g *generation) retire() (last bool) {
 	g.retired = true
-	for _, tx := range g.idle {
-		_ = tx.Rollback()
+	return g.views == 0
+}
+
+func (g *generation) unpin() {
+	_ = g.pin.Rollback()
+	close(g.drained)
+}
+
+// get returns the sealed value of a key in a bucket, or nil.
+func (g *generation) get(name, key []byte) (sealed []byte, err error) {
+	b, ok := g.tree.buckets[string(name)]
+	if !ok {
+		return nil, nil
 	}
-	g.open -= len(g.idle)
-	g.idle = nil
-	if g.open == 0 {
-		close(g.drained)
+	defer guard(g.base.path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return g.tree.get(b, key)
+}
+
+// state returns the state record.
+func (g *generation) state() (st state, err error) {
+	b, err := g.get(metaBucket, stateKey)
+	if err != nil {
+		return st, err
 	}
+	if st, err = unmarshalState(b); err != nil {
+		return st, &kv.CorruptError{What: g.base.path, Err: err}
+	}
+	return st, nil
+}
+
+// verify compares every page with its checksum, and every value with its own, whether that was done
+// before or not. It returns the number of bytes.
+func (g *generation) verify(ctx context.Context) (n int64, err error) {
+	defer guard(g.base.path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	t := *g.tree
+	t.sums = newSums(g.tree.sums.table, g.tree.sums.tx)
+	if _, err := t.page(t.meta.free); err != nil {
+		return 0, err
+	}
+	if err := t.openBuckets(); err != nil {
+		return 0, err
+	}
+	for name, b := range t.buckets {
+		var w walker
+		for err = w.first(&t, b); err == nil && w.valid(); err = w.move(+1) {
+			key, sealed := w.current()
+			if n += int64(len(key) + len(sealed)); name[0] == 'k' {
+				if _, err := unseal(kv.Keyspace(name[1:]), key, sealed); err != nil {
+					return n, t.corrupt("%w", err)
+				}
+			}
+			if err := ctx.Err(); err != nil {
+				return n, err
+			}
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	_, err = g.state()
+	return n, err
 }

@@ -2,6 +2,7 @@ package raftkv
 
 import (
 	"errors"
+	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -127,10 +128,6 @@ func (s *Store) flush(meta *snapshotMeta) error {
 	case <-s.stop:
 		return errStopped // the log has it
 	}
-	if err := s.growBase(); err != nil {
-		s.fail(err)
-		return err
-	}
 	st := sealed.state
 	if meta != nil {
 		st.applied = max(st.applied, meta.Index)
@@ -138,13 +135,14 @@ func (s *Store) flush(meta *snapshotMeta) error {
 			st.snapshot = *meta
 		}
 	}
-	if err := s.base.write(sealed.table, st); err != nil {
+	gen, err := s.writeBase(sealed.table, st)
+	if err != nil {
 		s.fail(err)
 		return err
 	}
 	s.mu.Lock()
 	old := s.gen
-	s.gen = newGeneration(s.base)
+	s.gen = gen
 	s.flushing = nil
 	s.applied.snapshot = st.snapshot
 	s.snapshotLag = st.applied - st.snapshot.Index
@@ -152,9 +150,37 @@ func (s *Store) flush(meta *snapshotMeta) error {
 	s.stats.flushBytes += uint64(sealed.table.bytes)
 	s.stats.lastFlush = time.Since(began)
 	s.madeProgress()
+	unpin := old.retire()
 	s.mu.Unlock()
-	old.retire()
+	if unpin {
+		old.unpin()
+	}
 	return nil
+}
+
+// writeBase writes a table and the state into the state file and returns the new generation. The caller
+// holds flushMu.
+func (s *Store) writeBase(table *memtable, st state) (*generation, error) {
+	if err := s.growBase(table.bytes); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	old := s.gen
+	s.mu.Unlock()
+	b := old.base
+	if err := b.write(old, table, st); err != nil {
+		return nil, err
+	}
+	gen, err := b.begin(old.tree.sums)
+	if err != nil {
+		return nil, err
+	}
+	sums := gen.tree.sums.marshal(gen.tree.size)
+	if err := writeFileDurably(filepath.Join(b.dir, sumsFile), sums); err != nil {
+		_ = gen.pin.Rollback()
+		return nil, err
+	}
+	return gen, nil
 }
 
 // sealActive makes the active table the flushing one.
@@ -174,38 +200,50 @@ func (s *Store) sealActive() *sealedTable {
 	return t
 }
 
-// growBase exchanges the mapping of the state file for a larger one when the file has nearly filled it.
-func (s *Store) growBase() error {
-	fi, err := statFile(s.base.path)
-	if err != nil || fi < int64(s.base.mapped)*3/4 {
+// growBase exchanges the mapping of the state file for a larger one when it may not hold n bytes more.
+func (s *Store) growBase(n int64) error {
+	s.mu.Lock()
+	b := s.gen.base
+	s.mu.Unlock()
+	size, err := statFile(b.path)
+	if err != nil || 2*size+4*n < int64(b.mapped) {
 		return err
 	}
-	return s.swapBase(func(b *base) (*base, state, error) { return openBase(b.path, 2*b.mapped) }, nil)
+	return s.swapBase(func() (*generation, state, error) { return openBase(b.dir, 2*b.mapped, s.log) }, nil)
 }
 
-// swapBase waits until no view is open, closes the state file and opens another in its place. adopt
-// runs under mu with the state of the new file. The caller holds flushMu.
-func (s *Store) swapBase(open func(old *base) (*base, state, error), adopt func(state)) error {
+// swapBase waits until no view is open, closes the state file and opens what open returns in its place.
+// adopt runs under mu with the state of the new file. The caller holds flushMu.
+func (s *Store) swapBase(open func() (*generation, state, error), adopt func(state)) error {
 	s.mu.Lock()
-	gen := s.gen
+	old := s.gen
 	s.gen = nil
 	s.mu.Unlock()
-	gen.retire()
-	<-gen.drained
-	if err := s.base.db.Close(); err != nil {
+	s.retire(old)
+	if err := old.base.close(); err != nil {
 		return err
 	}
-	b, st, err := open(s.base)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	gen, st, err := open()
 	if err != nil {
 		return err
 	}
-	s.base = b
-	s.gen = newGeneration(b)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gen = gen
 	if adopt != nil {
 		adopt(st)
 	}
 	s.genReady.Broadcast()
 	return nil
+}
+
+// retire ends a generation and waits until its last view is closed.
+func (s *Store) retire(g *generation) {
+	s.mu.Lock()
+	unpin := g.retire()
+	s.mu.Unlock()
+	if unpin {
+		g.unpin()
+	}
+	<-g.drained
 }

@@ -5,8 +5,6 @@ import (
 	"runtime/debug"
 	"slices"
 
-	bolt "go.etcd.io/bbolt"
-
 	"github.com/gabionfs/gabion/kv"
 )
 
@@ -124,50 +122,57 @@ func (c *ownCursor) err() error                        { return nil }
 
 // baseCursor walks a bucket of the state file.
 type baseCursor struct {
-	view        *view
-	c           *bolt.Cursor
-	key, sealed []byte
-	reverse     bool
-	broken      error
+	view   *view
+	walk   walker
+	by     int
+	broken error
 }
 
 // baseCursor returns nil when the state file has nothing in the keyspace.
 func (v *view) baseCursor(ks kv.Keyspace, r kv.Range) (c *baseCursor, err error) {
-	defer guard(v.gen.base.path, &err)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	b := v.bucket(ks)
-	if b == nil {
+	var name [1 + kv.MaxKeyspace]byte
+	t := v.gen.tree
+	b, ok := t.buckets[string(appendBucketName(name[:0], ks))]
+	if !ok {
 		return nil, nil
 	}
-	c = &baseCursor{view: v, c: b.Cursor(), reverse: r.Reverse}
-	switch {
-	case !r.Reverse && r.From == nil:
-		c.key, c.sealed = c.c.First()
-	case !r.Reverse:
-		c.key, c.sealed = c.c.Seek(r.From)
-	case r.To == nil:
-		c.key, c.sealed = c.c.Last()
-	default:
-		if c.key, c.sealed = c.c.Seek(r.To); c.key == nil {
-			c.key, c.sealed = c.c.Last()
-		} else {
-			c.key, c.sealed = c.c.Prev()
-		}
+	defer guard(v.gen.base.path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	c = &baseCursor{view: v, by: 1}
+	if !r.Reverse {
+		return c, c.walk.seek(t, b, r.From)
 	}
-	return c, nil
+	c.by = -1
+	if r.To == nil {
+		return c, c.walk.last(t, b)
+	}
+	if err := c.walk.seek(t, b, r.To); err != nil {
+		return nil, err
+	}
+	if !c.walk.valid() {
+		return c, c.walk.last(t, b)
+	}
+	return c, c.walk.move(-1)
 }
 
-func (c *baseCursor) peek() (entry, bool) { return entry{key: c.key}, c.key != nil }
+func (c *baseCursor) peek() (e entry, ok bool) {
+	if !c.walk.valid() {
+		return e, false
+	}
+	e.key, _ = c.walk.current()
+	return e, true
+}
 
-func (c *baseCursor) value(ks kv.Keyspace) ([]byte, error) { return c.view.verify(ks, c.key, c.sealed) }
+func (c *baseCursor) value(ks kv.Keyspace) ([]byte, error) {
+	key, sealed := c.walk.current()
+	return c.view.verify(ks, key, sealed)
+}
 
 func (c *baseCursor) next() {
 	defer guard(c.view.gen.base.path, &c.broken)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if c.reverse {
-		c.key, c.sealed = c.c.Prev()
-	} else {
-		c.key, c.sealed = c.c.Next()
+	if err := c.walk.move(c.by); err != nil {
+		c.broken = err
 	}
 }
 

@@ -31,6 +31,17 @@ func open(t testing.TB, o raftkv.Options) *raftkv.Store {
 	return s
 }
 
+// memDir is a directory in memory, for tests of which no power failure is a part.
+func memDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "raftkv")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 func TestContract(t *testing.T) {
 	kvtest.Run(t, func(t *testing.T) kv.Store { return open(t, raftkv.Options{}) })
 }
@@ -38,5 +49,5 @@ func TestContract(t *testing.T) {
 // TestContractFlushing runs the suite with a store that moves everything to the state file all the
 // time.
 func TestContractFlushing(t *testing.T) {
-	kvtest.Run(t, func(t *testing.T) kv.Store { return open(t, raftkv.Options{FlushBytes: 2000}) })
+	kvtest.Run(t, func(t *testing.T) kv.Store { return open(t, raftkv.Options{Dir: memDir(t), FlushBytes: 2000}) })
 }

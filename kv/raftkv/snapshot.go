@@ -1,6 +1,7 @@
 package raftkv
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,8 +14,6 @@ import (
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
-
-	"github.com/gabionfs/gabion/kv"
 )
 
 // A snapshot is not a second copy: it is the state file, which contains at least everything up to the
@@ -114,16 +113,20 @@ func (n *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if err := v.open(n.store, true); err != nil {
 		return nil, nil, err
 	}
-	st, err := v.state()
+	// What goes over the wire gets new checksums there: nothing damaged may leave.
+	st, err := v.gen.state()
+	if err == nil {
+		_, err = v.gen.verify(context.Background())
+	}
 	if err != nil {
 		v.close()
 		return nil, nil, err
 	}
-	size := int64(len(snapshotMagic)) + v.tx.Size() + 4
+	size := int64(len(snapshotMagic)) + v.gen.pin.Size() + 4
 	pr, pw := io.Pipe()
 	go func() {
 		defer v.close()
-		pw.CloseWithError(writeSnapshot(pw, v.tx))
+		pw.CloseWithError(writeSnapshot(pw, v.gen.pin))
 	}()
 	return st.snapshot.raft(size), pr, nil
 }
@@ -138,15 +141,6 @@ func writeSnapshot(w io.Writer, tx *bolt.Tx) error {
 	}
 	_, err := w.Write(binary.LittleEndian.AppendUint32(nil, sum.Sum32()))
 	return err
-}
-
-// state reads the state record as this view sees it.
-func (v *view) state() (state, error) {
-	st, err := unmarshalState(v.tx.Bucket(metaBucket).Get(stateKey))
-	if err != nil {
-		return st, &kv.CorruptError{What: v.gen.base.path, Err: err}
-	}
-	return st, nil
 }
 
 func (s *Store) incoming() string { return filepath.Join(s.opts.Dir, incomingFile) }
@@ -223,14 +217,22 @@ func (s *Store) restore() error {
 	s.endEpoch(nil, s.notLeader())
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
-	open := func(old *base) (*base, state, error) {
-		if err := os.Rename(s.incoming(), old.path); err != nil {
+	open := func() (*generation, state, error) {
+		dir := s.opts.Dir
+		// The checksums of the old file must be gone before the new one is there.
+		if err := os.Remove(filepath.Join(dir, sumsFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, state{}, err
 		}
-		if err := syncDir(s.opts.Dir); err != nil {
+		if err := syncDir(dir); err != nil {
 			return nil, state{}, err
 		}
-		return openBase(old.path, old.mapped)
+		if err := os.Rename(s.incoming(), filepath.Join(dir, stateFile)); err != nil {
+			return nil, state{}, err
+		}
+		if err := syncDir(dir); err != nil {
+			return nil, state{}, err
+		}
+		return openBase(dir, firstMap, s.log)
 	}
 	err := s.swapBase(open, func(st state) {
 		s.active, s.flushing = newMemtable(), nil

@@ -51,8 +51,7 @@ type Store struct {
 
 	// mu guards the rest. It is held briefly: never while a caller's function runs or a file is touched.
 	mu          sync.Mutex
-	genReady    sync.Cond // gen is not nil again
-	base        *base
+	genReady    sync.Cond   // gen is not nil again
 	gen         *generation // nil while the state file is being exchanged
 	active      *memtable
 	flushing    *sealedTable  // or nil
@@ -150,15 +149,15 @@ func (s *Store) openFiles() error {
 			return fmt.Errorf("raftkv: create %s: %w", path, err)
 		}
 	}
-	base, st, err := openBase(path, firstMap)
+	gen, st, err := openBase(s.opts.Dir, firstMap, s.log)
 	if err != nil {
 		return err
 	}
-	s.base, s.applied, s.gen = base, st, newGeneration(base)
+	s.gen, s.applied = gen, st
 	s.snaps = &snapshots{store: s}
 	switch {
 	case first > st.applied+1:
-		return &kv.CorruptError{What: base.path, Err: fmt.Errorf("it ends at log entry %d, but the log begins at %d", st.applied, first)}
+		return &kv.CorruptError{What: path, Err: fmt.Errorf("it ends at log entry %d, but the log begins at %d", st.applied, first)}
 	case last != 0 && last < st.snapshot.Index:
 		// A crash between the arrival of a snapshot and the reset of the log that it makes obsolete.
 		return s.wal.DeleteRange(first, last)
@@ -328,9 +327,8 @@ func (s *Store) release() error {
 	s.gen = nil
 	s.mu.Unlock()
 	if gen != nil {
-		gen.retire()
-		<-gen.drained
-		errs = append(errs, gen.base.db.Close())
+		s.retire(gen)
+		errs = append(errs, gen.base.close())
 	}
 	if s.wal != nil {
 		errs = append(errs, s.wal.Close())

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"runtime/debug"
 	"unsafe"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/gabionfs/gabion/kv"
 )
@@ -19,7 +16,6 @@ func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)
 type view struct {
 	store    *Store
 	gen      *generation
-	tx       *bolt.Tx
 	active   *memtable
 	flushing *memtable // or nil
 	seq      uint64
@@ -30,45 +26,23 @@ type view struct {
 // open makes v a view of what is sequenced, or only of what is committed.
 func (v *view) open(s *Store, committed bool) error {
 	v.store = s
-	for {
-		s.mu.Lock()
-		for s.gen == nil && s.failed.Load() == nil {
-			s.genReady.Wait()
-		}
-		gen := s.gen
-		if gen == nil {
-			s.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.gen == nil {
+		if s.failed.Load() != nil {
 			return s.closedError()
 		}
-		tx := gen.borrow()
-		if tx == nil {
-			// The transaction is opened before the memtables are looked at, so that nothing can be in
-			// neither.
-			s.mu.Unlock()
-			var ok bool
-			var err error
-			if tx, ok, err = gen.begin(); err != nil {
-				return s.fault(err)
-			} else if !ok {
-				continue
-			}
-			s.mu.Lock()
-			if s.gen != gen {
-				s.mu.Unlock()
-				gen.release(tx)
-				continue
-			}
-		}
-		v.gen, v.tx, v.active, v.flushing, v.epoch = gen, tx, s.active, s.flushingTable(), s.epoch
-		v.seq = s.seq
-		if committed {
-			v.seq = s.committed
-		}
-		v.slot = len(s.views)
-		s.views = append(s.views, v)
-		s.mu.Unlock()
-		return nil
+		s.genReady.Wait()
 	}
+	s.gen.views++
+	v.gen, v.active, v.flushing, v.epoch = s.gen, s.active, s.flushingTable(), s.epoch
+	v.seq = s.seq
+	if committed {
+		v.seq = s.committed
+	}
+	v.slot = len(s.views)
+	s.views = append(s.views, v)
+	return nil
 }
 
 func (v *view) close() {
@@ -79,9 +53,11 @@ func (v *view) close() {
 	s.views[v.slot].slot = v.slot
 	s.views[last] = nil
 	s.views = s.views[:last]
+	unpin := v.gen.leave()
 	s.mu.Unlock()
-	v.gen.release(v.tx)
-	v.tx = nil
+	if unpin {
+		v.gen.unpin()
+	}
 }
 
 // Get implements kv.Reader.
@@ -100,27 +76,16 @@ func (v *view) Get(ks kv.Keyspace, key []byte) ([]byte, error) {
 	return ver.sealed[:n:n], nil
 }
 
-func (v *view) baseGet(ks kv.Keyspace, key []byte) (value []byte, err error) {
-	defer guard(v.gen.base.path, &err)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	bucket := v.bucket(ks)
-	if bucket == nil || len(key) == 0 {
-		return nil, kv.ErrNotFound
+func (v *view) baseGet(ks kv.Keyspace, key []byte) ([]byte, error) {
+	var name [1 + kv.MaxKeyspace]byte
+	sealed, err := v.gen.get(appendBucketName(name[:0], ks), key)
+	if err != nil {
+		return nil, err
 	}
-	sealed := bucket.Get(key)
 	if sealed == nil {
 		return nil, kv.ErrNotFound
 	}
 	return v.verify(ks, key, sealed)
-}
-
-func (v *view) bucket(ks kv.Keyspace) *bolt.Bucket {
-	var name [1 + kv.MaxKeyspace]byte
-	if len(ks) > kv.MaxKeyspace {
-		return nil
-	}
-	name[0] = 'k'
-	return v.tx.Bucket(name[:1+copy(name[1:], ks)])
 }
 
 func (v *view) verify(ks kv.Keyspace, key, sealed []byte) ([]byte, error) {
@@ -279,4 +244,19 @@ func (s *Store) linearizable(ctx context.Context, fn func(kv.Reader) error) erro
 		return verr
 	}
 	return err
+}
+
+// Verify reads the whole state file and compares every page and every value with its checksum. It
+// returns how many bytes of keys and values it has read; damage is a *kv.CorruptError.
+func (s *Store) Verify(ctx context.Context) (int64, error) {
+	if err := s.enter(); err != nil {
+		return 0, err
+	}
+	defer s.leave()
+	var v view
+	if err := v.open(s, true); err != nil {
+		return 0, err
+	}
+	defer v.close()
+	return v.gen.verify(ctx)
 }
