@@ -150,6 +150,9 @@ func (c *change) end() error {
 		if len(e.pieces) > maxPieces {
 			return errFragmented
 		}
+		if len(e.pieces) > frayedPieces {
+			c.l.frayed = append(c.l.frayed, frayedBlock{c.n.Ino, i})
+		}
 		c.n.Blocks += blocks512(e.covered()+e.inline) - e.before
 		switch {
 		case len(e.pieces) > 0 || e.hasInline:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -293,5 +294,42 @@ func TestReadRace(t *testing.T) {
 	close(stop)
 	<-done
 	w.ok(w.Sync(w.ctx))
+	w.check()
+}
+
+// TestDefrag: random writes make pieces; a file that is left alone gets its blocks in one piece again.
+func TestDefrag(t *testing.T) {
+	var now atomic.Int64
+	now.Store(time.Now().UnixNano())
+	w := open(t, data.Options{FlushAfter: time.Hour, Clock: func() time.Time { return time.Unix(0, now.Load()) }})
+	want := noise(1, 6<<20)
+	ino := w.file("f")
+	w.ok(w.Write(w.ctx, ino, 0, want))
+	w.ok(w.Sync(w.ctx))
+	for i := range 100 {
+		off := i * 40 << 10
+		p := noise(uint64(i+2), 4096)
+		copy(want[off:], p)
+		w.ok(w.Write(w.ctx, ino, int64(off), p))
+	}
+	w.ok(w.Sync(w.ctx))
+	w.want(ino, want)
+	var reads atomic.Int64
+	w.ns.Fail(func(op, _ string) error {
+		if op == "read" {
+			reads.Add(1)
+		}
+		return nil
+	})
+	w.want(ino, want)
+	if n := reads.Load(); n < 100 {
+		t.Fatalf("a block of many pieces is read in %d", n)
+	}
+	now.Add(int64(time.Minute))
+	w.eventually("the file is in one piece a block", func() bool {
+		reads.Store(0)
+		w.want(ino, want)
+		return reads.Load() <= 4
+	})
 	w.check()
 }

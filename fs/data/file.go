@@ -32,6 +32,7 @@ type file struct {
 	since   time.Time     // when cur got its first write
 	mtime   int64         // of uncommitted writes; 0 when there are none or times were set since
 	ctime   int64
+	commits uint64 // how often extents were changed while the state is in memory
 }
 
 // acquire returns the state of ino, loading it when it is not in memory. release must follow.
@@ -160,6 +161,7 @@ func (f *file) committed(g *generation) {
 		panic("data: generations were committed out of order")
 	}
 	f.queue = append(f.queue[:0:0], f.queue[1:]...)
+	f.commits++
 	if len(f.queue) > 0 {
 		f.queue[0].prev = nil
 	}

@@ -28,8 +28,9 @@ type ledger struct {
 	blobs map[Hash]*blobRow
 	packs map[uint64]*packRow
 
-	sparse []uint64 // packs that are mostly garbage now
-	dead   bool     // an object became unreferenced
+	frayed []frayedBlock // extents of many pieces
+	sparse []uint64      // packs that are mostly garbage now
+	dead   bool          // an object became unreferenced
 }
 
 func (s *Store) ledger(t kv.Txn) *ledger {
@@ -180,4 +181,5 @@ func (l *ledger) settle() {
 	for _, id := range l.sparse {
 		l.s.rewriter.add(id)
 	}
+	l.s.defrag.add(l.frayed)
 }

@@ -110,7 +110,7 @@ func (x *neighbours) note(pack uint64) bool {
 // neighbourly fetches the packs of a small read whose neighbours were read before.
 func (s *Store) neighbourly(parts []readPart) {
 	for _, p := range parts {
-		if p.to-p.from < soloBlob && s.neighbours.note(p.pack) {
+		if p.shared && s.neighbours.note(p.pack) {
 			s.near.Prefetch(context.Background(), objectName(p.pack), 0, maxPack)
 		}
 	}

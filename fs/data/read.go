@@ -127,6 +127,7 @@ type readPart struct {
 	pack     uint64
 	off      int64
 	from, to int
+	shared   bool // the pack has other blobs, too
 }
 
 // readPlan is how a read is filled from objects.
@@ -197,7 +198,7 @@ func (b blockRead) plan(r kv.Reader, plan *readPlan, p []byte) error {
 		if from+int64(stop-pos) > int64(row.n) {
 			return &DamageError{fmt.Sprintf("extent of content %d block %d", b.content, b.block), errPiece}
 		}
-		plan.parts = append(plan.parts, readPart{row.pack, int64(row.off) + from, to(pos), to(stop)})
+		plan.parts = append(plan.parts, readPart{row.pack, int64(row.off) + from, to(pos), to(stop), row.n < soloBlob})
 		pos = stop
 	}
 	clear(p[to(pos):to(end)])
@@ -221,10 +222,10 @@ func (a *readPlan) exclude(from, to int) {
 			continue
 		}
 		if x.from < from {
-			out = append(out, readPart{x.pack, x.off, x.from, from})
+			out = append(out, readPart{x.pack, x.off, x.from, from, x.shared})
 		}
 		if x.to > to {
-			out = append(out, readPart{x.pack, x.off + int64(to-x.from), to, x.to})
+			out = append(out, readPart{x.pack, x.off + int64(to-x.from), to, x.to, x.shared})
 		}
 	}
 	a.parts = out

@@ -112,6 +112,7 @@ func (f *file) adopt(c *change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.size, f.content = c.n.Size, c.n.Content
+	f.commits++
 }
 
 // cutFile makes [from, to) of the file a hole. Whole blocks go row by row: what is dear is their number,

@@ -50,6 +50,7 @@ type Store struct {
 	folder   *folder
 	reaper   *reaper
 	rewriter *rewriter
+	defrag   *defragmenter
 
 	reaped  func([]fs.Ino)
 	firstID uint64 // ids from here on were handed out by this run
@@ -100,6 +101,7 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 	s.folder = newFolder(s)
 	s.reaper = newReaper(s)
 	s.rewriter = newRewriter(s)
+	s.defrag = newDefragmenter(s)
 	s.budget = newBudget(o.DirtyMax, func() { s.freezeMost() })
 	if err := s.load(ctx); err != nil {
 		return nil, fmt.Errorf("open content: %w", s.fsError(err))
@@ -110,7 +112,7 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 	}
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	for _, work := range []func(context.Context){s.flusher.run, s.folder.run, s.reaper.run, s.rewriter.run} {
+	for _, work := range []func(context.Context){s.flusher.run, s.folder.run, s.reaper.run, s.rewriter.run, s.defrag.run} {
 		s.workers.Add(1)
 		go func() {
 			defer s.workers.Done()

@@ -11,7 +11,8 @@ import (
 )
 
 // mergePieces is how many pieces a block may have before a write to it merges the block into one blob.
-const mergePieces = 16
+// Before that the defragmenter does, when the file is left alone.
+const mergePieces = 192
 
 // laidPiece is a piece for one block of a generation.
 type laidPiece struct {

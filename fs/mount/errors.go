@@ -15,7 +15,7 @@ var (
 	ErrMounted      = errors.New("something is mounted there already")
 	ErrStale        = errors.New("a mount whose process is gone is still there")
 	ErrNoFuse       = errors.New("/dev/fuse is missing: FUSE is not available here")
-	ErrNotPermitted = errors.New("/dev/fuse may not be opened")
+	ErrNotPermitted = errors.New("mounting is not permitted")
 	ErrNoHelper     = errors.New("fusermount3 is not installed, and only root can mount without it")
 	ErrBusy         = errors.New("the mount is in use")
 )

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 
@@ -80,7 +81,7 @@ func Mount(ctx context.Context, dir string, attach func(fs.Watcher) fs.FS, o Opt
 	server, err := fuse.NewServer(r, dir, fuseOptions(o, logger))
 	if err != nil {
 		r.close()
-		return nil, &Error{Op: "mount", Dir: dir, Err: err, Advice: "see the system's log for what the kernel or fusermount3 said"}
+		return nil, mountError(dir, err)
 	}
 	s := &Server{dir: dir, raw: r, fuse: server, done: make(chan struct{})}
 	go func() {
@@ -93,6 +94,13 @@ func Mount(ctx context.Context, dir string, attach func(fs.Watcher) fs.FS, o Opt
 		logger.Debug("the kernel's read-ahead stays as it is", "mount", dir, "err", err)
 	}
 	return s, nil
+}
+
+func mountError(dir string, err error) error {
+	if isErrno(err, syscall.EPERM) || isErrno(err, syscall.EACCES) {
+		return &Error{Op: "mount", Dir: dir, Err: ErrNotPermitted, Advice: "in a container, give it --cap-add SYS_ADMIN and --device /dev/fuse"}
+	}
+	return &Error{Op: "mount", Dir: dir, Err: err, Advice: "see above for what fusermount3 said, or the kernel's log"}
 }
 
 // Dir returns the absolute path of the mount point.
@@ -205,7 +213,11 @@ func checkDevice(dir string) error {
 	f, err := os.OpenFile(device, os.O_RDWR, 0)
 	switch {
 	case err == nil:
-		return f.Close()
+		f.Close()
+		if _, err := exec.LookPath("fusermount3"); err != nil && os.Geteuid() != 0 {
+			return &Error{Op: "mount", Dir: dir, Err: ErrNoHelper, Advice: "install the package fuse3, or run as root"}
+		}
+		return nil
 	case isErrno(err, syscall.ENOENT), isErrno(err, syscall.ENODEV), isErrno(err, syscall.ENXIO):
 		return &Error{Op: "mount", Dir: dir, Err: ErrNoFuse, Advice: "load the kernel's module (modprobe fuse), or give the container --device /dev/fuse"}
 	case isErrno(err, syscall.EACCES), isErrno(err, syscall.EPERM):

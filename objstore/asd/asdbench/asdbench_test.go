@@ -3,6 +3,7 @@ package asdbench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -34,6 +35,18 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func BenchmarkFragments(b *testing.B) {
+	for b.Loop() {
+		rows, err := Run(b.Context(), b.TempDir(), Config{Sizes: []int{1 << 20}, Writers: []int{16}, Bytes: 2 << 30})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, r := range rows {
+			fmt.Printf("%-60s %10.2f %s\n", r.Name, r.Value, r.Unit)
+		}
+	}
+}
+
 func BenchmarkASDs(b *testing.B) {
 	for b.Loop() {
 		rows, err := Run(b.Context(), b.TempDir(), Config{})
@@ -41,7 +54,7 @@ func BenchmarkASDs(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, r := range rows {
-			b.Logf("%-60s %10.1f %s", r.Name, r.Value, r.Unit)
+			fmt.Printf("%-60s %10.2f %s\n", r.Name, r.Value, r.Unit)
 		}
 	}
 }
