@@ -16,9 +16,10 @@ import (
 
 // TestCoherence changes things through another session, and looks through the mount at once: before,
 // so that the kernel has cached what there was, and after.
-func TestCoherence(t *testing.T) {
-	m := mountModel(t, mount.Options{})
-	other := m.fs.Session(nil)
+func TestCoherence(t *testing.T) { each(t, coherence) }
+
+func coherence(t *testing.T, m *model) {
+	other := m.fs
 	sh := m.shell(t)
 	ctx := t.Context()
 	ok := func(err error) {
@@ -134,11 +135,12 @@ func TestCoherence(t *testing.T) {
 
 // TestCoherenceUnderLoad: two sessions, one of them the mount, change the same few names and files at
 // once. Nothing may hang, and in the end both see the same.
-func TestCoherenceUnderLoad(t *testing.T) {
-	m := mountModel(t, mount.Options{})
+func TestCoherenceUnderLoad(t *testing.T) { each(t, coherenceUnderLoad) }
+
+func coherenceUnderLoad(t *testing.T, m *model) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	other := m.fs.Session(nil)
+	other := m.fs
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for w := range 2 {
@@ -208,11 +210,12 @@ func TestCoherenceUnderLoad(t *testing.T) {
 }
 
 // TestHandles: a file handle means the same inode when it is mounted again, and none when it is gone.
-func TestHandles(t *testing.T) {
+func TestHandles(t *testing.T) { each(t, handles) }
+
+func handles(t *testing.T, m *model) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	m := mountModel(t, mount.Options{})
 	sh := m.shell(t)
 	sh.do("mkdir", "d")
 	sh.do("write", "d/f", "content")
@@ -222,7 +225,7 @@ func TestHandles(t *testing.T) {
 	if err := m.server.Unmount(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	server, err := mount.Mount(t.Context(), m.dir, m.fs.Session, mount.Options{})
+	server, err := mount.Mount(t.Context(), m.dir, m.session, mount.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,9 @@ import (
 	"github.com/gabionfs/gabion/fs/memfs"
 	"github.com/gabionfs/gabion/fs/mount"
 	"github.com/gabionfs/gabion/fs/mount/mounttest"
+	"github.com/gabionfs/gabion/fs/volume"
+	"github.com/gabionfs/gabion/kv/memkv"
+	"github.com/gabionfs/gabion/objstore/memns"
 )
 
 func TestMain(m *testing.M) {
@@ -76,11 +79,29 @@ func TestLargeDirectory(t *testing.T) {
 	count(large - large/100)
 }
 
-// model is a mount of the reference model.
+// model is a mount of the reference model, or of a volume.
 type model struct {
-	dir    string
-	fs     *memfs.FS
-	server *mount.Server
+	dir     string
+	fs      fs.FS // another session than the mount's
+	session func(fs.Watcher) fs.FS
+	server  *mount.Server
+}
+
+// each runs a test over the reference model and over a volume.
+func each(t *testing.T, test func(t *testing.T, m *model)) {
+	t.Run("model", func(t *testing.T) { test(t, mountModel(t, mount.Options{})) })
+	t.Run("volume", func(t *testing.T) {
+		v, err := volume.Open(t.Context(), memkv.New(), memns.New(), volume.Options{Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := v.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		test(t, mountFS(t, v.Session, mount.Options{}))
+	})
 }
 
 func needFuse(t testing.TB) {
@@ -99,13 +120,18 @@ func needFuse(t testing.TB) {
 
 func mountModel(t testing.TB, o mount.Options) *model {
 	t.Helper()
+	return mountFS(t, memfs.New().Session, o)
+}
+
+func mountFS(t testing.TB, session func(fs.Watcher) fs.FS, o mount.Options) *model {
+	t.Helper()
 	needFuse(t)
 	dir, err := os.MkdirTemp("", "gabion-mount") // t.TempDir is closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.Remove(dir) })
-	m := &model{dir: dir, fs: memfs.New()}
+	m := &model{dir: dir, fs: session(nil), session: session}
 	o.Logger = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if os.Geteuid() != 0 {
 		c := fs.Cred{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
@@ -114,7 +140,7 @@ func mountModel(t testing.TB, o mount.Options) *model {
 			t.Fatal(err)
 		}
 	}
-	server, err := mount.Mount(t.Context(), m.dir, m.fs.Session, o)
+	server, err := mount.Mount(t.Context(), m.dir, session, o)
 	if err != nil {
 		t.Fatal(err)
 	}
