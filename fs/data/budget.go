@@ -13,6 +13,7 @@ type budget struct {
 
 	mu     sync.Mutex
 	used   int64
+	frozen int64         // of used: in generations that are on their way to the disks
 	broken error         // why the last attempt to commit failed, nil after one that succeeded
 	change chan struct{} // closed and renewed when used falls or broken changes
 }
@@ -31,17 +32,22 @@ func (b *budget) wait(ctx context.Context) error {
 			b.mu.Unlock()
 			return err
 		}
+		// What is frozen already is being flushed; freezing more often than this only makes the
+		// generations small.
+		press := b.used-b.frozen > b.max/4
 		if b.used < b.max {
-			press := b.used > b.max/2
 			b.mu.Unlock()
 			if press {
 				b.full()
 			}
 			return nil
 		}
+		press = press || b.frozen == 0
 		ch := b.change
 		b.mu.Unlock()
-		b.full()
+		if press {
+			b.full()
+		}
 		select {
 		case <-ch:
 		case <-ctx.Done():
@@ -51,20 +57,30 @@ func (b *budget) wait(ctx context.Context) error {
 	}
 }
 
-// add changes the bytes held by n, which is negative when buffers are released.
+// add changes the bytes held by n, which may be negative.
 func (b *budget) add(n int64) {
-	if n == 0 {
-		return
-	}
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.used += n
-	if b.used < 0 {
+}
+
+// freeze counts n bytes that are held as frozen.
+func (b *budget) freeze(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.frozen += n
+}
+
+// release gives back n frozen bytes.
+func (b *budget) release(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used -= n
+	b.frozen -= n
+	if b.used < 0 || b.frozen < 0 {
 		panic("data: more dirty memory released than held")
 	}
-	if n < 0 {
-		b.wake()
-	}
-	b.mu.Unlock()
+	b.wake()
 }
 
 // result records how an attempt to commit a generation ended.

@@ -139,6 +139,7 @@ func (f *file) freeze(inline bool) *generation {
 		g.prev = f.queue[n-1]
 	}
 	f.queue = append(f.queue, g)
+	f.s.budget.freeze(g.held)
 	f.s.unmarkDirty(f)
 	if !inline {
 		f.s.flusher.enqueue(g)
@@ -173,7 +174,7 @@ func (f *file) committed(g *generation) {
 	}
 	g.blocks = nil
 	f.mu.Unlock()
-	f.s.budget.add(-g.held)
+	f.s.budget.release(g.held)
 	g.finish()
 	f.s.release(f)
 }

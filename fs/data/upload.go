@@ -12,7 +12,7 @@ import (
 
 // mergePieces is how many pieces a block may have before a write to it merges the block into one blob.
 // Before that the defragmenter does, when the file is left alone.
-const mergePieces = 192
+const mergePieces = 320
 
 // laidPiece is a piece for one block of a generation.
 type laidPiece struct {
