@@ -128,6 +128,11 @@ func (rq *request) readTokens() (err error) {
 	return nil
 }
 
+// depth returns the Depth header, in lower case; empty when there is none.
+func (rq *request) depth() string {
+	return strings.ToLower(strings.TrimSpace(rq.r.Header.Get("Depth")))
+}
+
 // bareToken returns the value of a Lock-Token header without its angle brackets, which some clients
 // forget.
 func bareToken(s string) string {

@@ -44,7 +44,7 @@ func (h *Handler) lock(ctx context.Context, rq *request) error {
 		return fail(http.StatusRequestEntityTooLarge, "the owner is longer than %d bytes", maxOwner)
 	}
 	l := lock{path: rq.path, shared: info.Shared != nil, owner: info.Owner.xml, user: rq.user.Name}
-	switch rq.r.Header.Get("Depth") {
+	switch rq.depth() {
 	case "", "infinity":
 		l.deep = true
 	case "0":

@@ -14,7 +14,7 @@ func (h *Handler) move(ctx context.Context, rq *request) error {
 	if err != nil {
 		return err
 	}
-	if d := rq.r.Header.Get("Depth"); d != "" && d != "infinity" {
+	if d := rq.depth(); d != "" && d != "infinity" {
 		return fail(http.StatusBadRequest, "MOVE has no Depth but infinity")
 	}
 	overwrite, err := overwriteHeader(rq.r)

@@ -26,7 +26,7 @@ func (h *Handler) propfind(ctx context.Context, rq *request) error {
 	if err := h.checkIf(ctx, rq, &n); err != nil {
 		return err
 	}
-	switch q.depth = rq.r.Header.Get("Depth"); q.depth {
+	switch q.depth = rq.depth(); q.depth {
 	case "0":
 	case "1":
 	case "", "infinity":
