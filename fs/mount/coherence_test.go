@@ -166,7 +166,7 @@ func coherenceUnderLoad(t *testing.T, m *model) {
 	for w := range 2 {
 		sh := m.shell(t)
 		shells.Go(func() {
-			for i := range 400 {
+			for i := range 120 {
 				name := fmt.Sprint("n", (i+w)%5)
 				sh.try("write", name, "from the mount")
 				sh.try("read", name)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -352,8 +353,8 @@ func (sh *shellProc) try(args ...string) string {
 	if err != nil {
 		sh.t.Fatalf("%q: the shell has ended: %v", args, err)
 	}
-	var answer string
-	if _, err := fmt.Sscanf(line, "%q\n", &answer); err != nil {
+	answer, err := strconv.Unquote(strings.TrimSuffix(line, "\n"))
+	if err != nil {
 		sh.t.Fatalf("%q answers %q: %v", args, line, err)
 	}
 	return answer
@@ -376,8 +377,8 @@ func shell(args []string) {
 		if err != nil {
 			return
 		}
-		var text string
-		if _, err := fmt.Sscanf(line, "%q\n", &text); err != nil {
+		text, err := strconv.Unquote(strings.TrimSuffix(line, "\n"))
+		if err != nil {
 			panic(err)
 		}
 		out, err := s.run(strings.Split(text, "\x00"))

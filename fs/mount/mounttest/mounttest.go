@@ -65,7 +65,8 @@ func IsChild() bool { return os.Getenv(roleVar) != "" }
 // Role returns a command that runs the test binary in a role of Main.
 func Role(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), roleVar+"="+name, argsVar+"="+strings.Join(args, "\n"))
+	cmd.Env = append(os.Environ(), roleVar+"="+name, argsVar+"="+strings.Join(args, "\n"),
+		"GORACE=atexit_sleep_ms=0") // a child has told all it found before it ends
 	return cmd
 }
 
