@@ -5,9 +5,22 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
+
+// cpu reports the processor time of the whole process per operation.
+func cpu(b *testing.B) func() {
+	now := func() int64 {
+		var u unix.Rusage
+		_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+		return u.Utime.Nano() + u.Stime.Nano()
+	}
+	began := now()
+	return func() { b.ReportMetric(float64(now()-began)/float64(b.N), "cpu-ns/op") }
+}
 
 func benchUpdate(b *testing.B, c kv.Commit, clients int) {
 	s := open(b, raftkv.Options{})
@@ -16,6 +29,7 @@ func benchUpdate(b *testing.B, c kv.Commit, clients int) {
 	b.SetParallelism(max(1, clients/2))
 	b.ReportAllocs()
 	b.ResetTimer()
+	report := cpu(b)
 	fn := func(i uint64) error {
 		return s.Update(ctx, c, func(tx kv.Txn) error {
 			for n := range byte(5) {
@@ -43,6 +57,7 @@ func benchUpdate(b *testing.B, c kv.Commit, clients int) {
 	if err := s.Sync(ctx); err != nil {
 		b.Fatal(err)
 	}
+	report()
 }
 
 func BenchmarkDurable1(b *testing.B)  { benchUpdate(b, kv.Durable, 1) }
@@ -81,6 +96,7 @@ func benchGet(b *testing.B, flushed bool, l kv.Level) {
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
+	defer cpu(b)()
 	for i := range b.N {
 		if err := s.View(ctx, l, func(r kv.Reader) error { _, err := r.Get("inode", key(i*7)); return err }); err != nil {
 			b.Fatal(err)
