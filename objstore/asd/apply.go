@@ -174,7 +174,6 @@ type group struct {
 	frame frame
 	ops   []*pendingOp
 	local map[string]*pendingOp
-	moves []*op
 }
 
 // writeGroup writes as many of the requests as go into one frame, at least the first, and returns how many that

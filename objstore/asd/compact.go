@@ -215,8 +215,7 @@ type compactor struct {
 	rate int64
 
 	moves []op
-	bytes int64
-	lsn   uint64
+	lsn   uint64 // of the last copy
 }
 
 // compactSegment copies what is needed of a segment and ends its life. The caller holds compactMu.
@@ -388,15 +387,19 @@ func (c *compactor) copy(moves []op, size int64) error {
 	if err := c.a.submit(r); err != nil {
 		return err
 	}
-	c.lsn = r.lsn
+	busy := r.lsn > c.lsn+1 && c.lsn > 0 // someone else wrote in between
+	c.lsn = max(c.lsn, r.lsn)
 	c.a.counters.compacted.Add(size)
-	return c.wait(began, size)
+	return c.wait(began, size, busy)
 }
 
-// wait keeps to the rate.
-func (c *compactor) wait(began time.Time, size int64) error {
+// wait keeps to the rate, and to a quarter of it while others write.
+func (c *compactor) wait(began time.Time, size int64, busy bool) error {
 	if c.rate <= 0 {
 		return c.ctx.Err()
+	}
+	if busy {
+		size *= 4
 	}
 	d := time.Duration(float64(size)/float64(c.rate)*float64(time.Second)) - time.Since(began)
 	if d <= 0 {

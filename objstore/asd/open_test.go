@@ -134,6 +134,57 @@ func TestClosed(t *testing.T) {
 	}
 }
 
+// TestFailure: the first write that fails latches; reads go on; the next Open finds all that was acknowledged.
+func TestFailure(t *testing.T) {
+	for _, what := range []string{"write", "sync"} {
+		dir := newDir(t)
+		a := mustOpen(t, dir, Options{})
+		put(t, a, "k", []byte("v"))
+		act := a.table.active
+		good := act.file
+		var err error
+		if what == "write" {
+			act.file, err = os.Open(act.seg.path) // EBADF
+		} else {
+			var b Batch
+			b.Put([]byte("unsynced"), nil, []byte("v"))
+			if _, err := a.Apply(t.Context(), &b, Written); err != nil {
+				t.Fatal(err)
+			}
+			var w *os.File
+			act.file, w, err = os.Pipe() // EINVAL
+			defer w.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		good.Close()
+		if what == "write" {
+			var b Batch
+			b.Put([]byte("x"), nil, []byte("v"))
+			_, err = a.Apply(t.Context(), &b, Durable)
+		} else {
+			err = a.Sync(t.Context())
+		}
+		if !errors.Is(err, ErrFailed) || !errors.Is(a.Err(), ErrFailed) || !errors.Is(a.Stat().Failed, ErrFailed) {
+			t.Fatalf("%s: %v, latched %v", what, err, a.Err())
+		}
+		var b Batch
+		b.Delete([]byte("k"))
+		if _, err := a.Apply(t.Context(), &b, Durable); !errors.Is(err, ErrFailed) {
+			t.Fatalf("%s: delete after the failure: %v", what, err)
+		}
+		check(t, a, "k", []byte("v"))
+		if err := a.Close(); !errors.Is(err, ErrFailed) {
+			t.Fatalf("%s: close: %v", what, err)
+		}
+		a = mustOpen(t, dir, Options{})
+		check(t, a, "k", []byte("v"))
+		check(t, a, "x", nil)
+		put(t, a, "x", []byte("now"))
+	}
+}
+
 func TestLimits(t *testing.T) {
 	a := mustOpen(t, newDir(t), Options{SegmentSize: 2 << 20})
 	for name, f := range map[string]func(b *Batch){

@@ -71,8 +71,8 @@ type Compaction struct {
 	// MinGarbage is the fraction of a segment that must be garbage before it is compacted. Zero means
 	// 0.3. When the ASD is full, less is enough.
 	MinGarbage float64
-	// Rate limits the bytes per second that the background copies. Zero means 64 MiB/s; negative
-	// means no limit.
+	// Rate limits the bytes per second that the background copies, and a quarter of it does so while others
+	// write. Zero means 64 MiB/s; negative means no limit.
 	Rate int64
 	// PoolDelay is how long freed segments wait to be recycled before their space goes back to the
 	// filesystem. Zero means 5 s.

@@ -11,11 +11,11 @@ var errUnexpectedEOF = io.ErrUnexpectedEOF
 
 // counters are what the ASD counts since it was opened.
 type counters struct {
-	frames, written, syncs        atomic.Int64
-	puts, deletes                 atomic.Int64
-	reads, readBytes, readErrors  atomic.Int64
-	corrupt, compacted, compacts  atomic.Int64
-	pageCacheErrors, freedSegment atomic.Int64
+	frames, written, syncs       atomic.Int64
+	puts, deletes                atomic.Int64
+	reads, readBytes, readErrors atomic.Int64
+	corrupt, compacted, compacts atomic.Int64
+	freedSegment                 atomic.Int64
 }
 
 func (c *counters) applied(r *request) {

@@ -40,7 +40,12 @@ func checkStress(b []byte, key uint64) (count uint64, err error) {
 // TestStress races lookups with compaction and recycling: few keys, small segments that are recycled all the
 // time, and a segment is freed as slowly as it takes readers to notice.
 func TestStress(t *testing.T) {
-	dir := memoryDir(t)
+	t.Run("memory", func(t *testing.T) { stress(t, memoryDir(t)) })
+	// On a disk direct writes and buffered reads of recycled files meet in the page cache.
+	t.Run("disk", func(t *testing.T) { stress(t, t.TempDir()) })
+}
+
+func stress(t *testing.T, dir string) {
 	if _, err := Format(dir, testCluster); err != nil {
 		t.Fatal(err)
 	}
