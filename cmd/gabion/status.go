@@ -77,7 +77,7 @@ func (e *env) printStatus(s control.Status) error {
 	row("capacity", "%s used, %s free of %s; %d files", size(s.Capacity.Used), size(s.Capacity.Free), size(s.Capacity.Total), s.Capacity.Files)
 	row("kv", "%s, log index %d (%d in the state file), %s pending, %s recent, %s state, %s log", member(s.KV),
 		s.KV.Applied, s.KV.State, size(s.KV.PendingBytes), size(s.KV.RecentBytes), size(s.KV.StateBytes), size(s.KV.LogBytes))
-	row("memory", "%s resident, %s heap, %s not on the disks yet", size(s.Memory.RSS), size(s.Memory.Heap), size(s.Memory.Dirty))
+	row("memory", "%s resident; %s of content not on the disks yet", size(s.Memory.RSS), size(s.Memory.Dirty))
 	fmt.Fprintln(e.out)
 	if err := e.printDisks(s.Disks); err != nil {
 		return err
