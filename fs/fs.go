@@ -149,7 +149,9 @@ type FS interface {
 	// Parent returns the directory that holds directory dir; Root is its own parent.
 	Parent(ctx context.Context, dir Ino) (Ino, error)
 
-	// Mknod creates an inode of any type but directory and symlink. ErrExist when the name is taken.
+	// Mknod creates an inode of any type but directory and symlink; type 0 is a regular file. ErrExist when
+	// the name is taken. In a directory with the set-group-ID bit everything that is created gets the
+	// directory's group, and directories get the bit.
 	Mknod(ctx context.Context, c Cred, parent Ino, name string, mode, rdev uint32) (Attr, error)
 	Mkdir(ctx context.Context, c Cred, parent Ino, name string, mode uint32) (Attr, error)
 	Symlink(ctx context.Context, c Cred, parent Ino, name, target string) (Attr, error)
@@ -175,7 +177,7 @@ type FS interface {
 	// Seek returns the next offset at or after off in data or in a hole; ErrNoData past the last.
 	Seek(ctx context.Context, ino Ino, off int64, whence int) (int64, error)
 	// CopyRange copies up to n bytes by reference where blocks align, and returns how many it copied:
-	// fewer than n only at the end of src.
+	// fewer than n only at the end of src. ErrInvalid when src is dst and the ranges overlap.
 	CopyRange(ctx context.Context, src Ino, srcOff int64, dst Ino, dstOff, n int64) (int64, error)
 	// ReplaceContent gives dst the content of src in one transaction, and leaves src empty. dst keeps
 	// its number, links, mode, owner and extended attributes.
@@ -199,7 +201,8 @@ type FS interface {
 // Watcher is told of changes that others made, after they were sequenced and before the operation that
 // made them returns. Its methods are called without any lock of the FS held, and may block on the kernel.
 type Watcher interface {
-	// EntryChanged: the entry name of dir was added, removed or now means another inode.
+	// EntryChanged: the entry name of dir was added, removed or now means another inode. It implies that the
+	// attributes of dir changed.
 	EntryChanged(dir Ino, name string)
 	// InodeChanged: attributes of ino changed, and its content when content is set.
 	InodeChanged(ino Ino, content bool)
