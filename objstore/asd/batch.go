@@ -143,7 +143,9 @@ func (b *Batch) prepare(maxBytes int64) error {
 		}
 		if o.kind == opPut && !o.move {
 			o.aligned = o.size >= minAligned && isAligned(o.payload)
-			o.crcs = blockCRCs(o.payload, o.size)
+			if o.crcs == nil {
+				o.crcs = blockCRCs(o.payload, o.size)
+			}
 		}
 		total += o.metaLen() + pageCeil(int64(o.size))
 	}

@@ -36,9 +36,9 @@ func translate(k objstore.FragmentKey, err error) error {
 	return err
 }
 
-func (d asdDisk) PutFragment(ctx context.Context, k objstore.FragmentKey, recovery, data []byte, _ []uint32) error {
+func (d asdDisk) PutFragment(ctx context.Context, k objstore.FragmentKey, recovery, data []byte, sums []uint32) error {
 	var b asd.Batch
-	b.Put(key(k), recovery, data)
+	b.PutSummed(key(k), recovery, sums, data)
 	_, err := d.a.Apply(ctx, &b, asd.Durable)
 	return translate(k, err)
 }
