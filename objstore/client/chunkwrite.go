@@ -244,6 +244,8 @@ func (w *chunkWrite) run(ctx context.Context) error {
 		}
 	}
 	var late <-chan time.Time
+	stuck := time.NewTimer(w.u.s.c.o.WriteTimeout)
+	defer stuck.Stop()
 	for w.inFlight > 0 {
 		// When it is decided, either way, those that are still under way get a little longer: most of
 		// them are just about to end.
@@ -257,6 +259,8 @@ func (w *chunkWrite) run(ctx context.Context) error {
 			w.finish(o)
 			continue
 		case <-late:
+		case <-stuck.C:
+			w.giveUp()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -266,6 +270,16 @@ func (w *chunkWrite) run(ctx context.Context) error {
 		return fmt.Errorf("%d of %d fragments written, policy %v: %w", w.done, len(w.e.shards), w.at.policy, w.lastErr)
 	}
 	return nil
+}
+
+// giveUp takes disks that do not answer for failed ones.
+func (w *chunkWrite) giveUp() {
+	for _, f := range w.e.chunk.Fragments {
+		if f.Unconfirmed {
+			w.failed = append(w.failed, f.Disk)
+			w.lastErr = fmt.Errorf("disk %d: no answer for %v", f.Disk, w.u.s.c.o.WriteTimeout)
+		}
+	}
 }
 
 // finish takes one outcome into account, and writes a failed fragment to a spare disk.
@@ -346,7 +360,10 @@ func (w *chunkWrite) followUp(pending int, part bool) {
 			s()
 		}
 		<-w.u.over
-		w.reconcile(ends, part && w.u.kept)
+		if w.u.fate == unknown && part {
+			return // a manifest may name them: the collector knows
+		}
+		w.reconcile(ends, part && w.u.fate == kept)
 	})
 	if !started {
 		for _, s := range settled {

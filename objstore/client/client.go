@@ -53,6 +53,8 @@ type Options struct {
 	FrameCache  int // bytes of decoded frames; 0 means 16 MiB, negative none
 	// HedgeMin is the least time that a read waits before it asks other disks; 0 means 15 ms.
 	HedgeMin time.Duration
+	// WriteTimeout is how long a put waits for disks before it tries with others; 0 means 30 s.
+	WriteTimeout time.Duration
 }
 
 // Client is the way to the disks that all namespaces share. Safe for concurrent use.
@@ -96,6 +98,9 @@ func New(o Options) *Client {
 	}
 	if o.HedgeMin == 0 {
 		o.HedgeMin = 15 * time.Millisecond
+	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = 30 * time.Second
 	}
 	if o.Trouble == nil {
 		o.Trouble = noTrouble{}

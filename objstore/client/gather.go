@@ -175,7 +175,7 @@ func (g *gatherer) launch(ctx context.Context, e event) {
 
 // readFragment reads from a disk and takes note of how it did.
 func (c *Client) readFragment(ctx context.Context, d *manager.Disk, key objstore.FragmentKey, off int64, p []byte) error {
-	dev, done, err := d.Use()
+	dev, done, err := d.Use() // d is nil when it was retired meanwhile
 	if err != nil {
 		return err
 	}

@@ -19,29 +19,43 @@ type placement struct {
 // with the most free space, at most x on a node. Seed rotates which of them hold data and which
 // parity, so that reads spread.
 func (c *Client) place(policies []objstore.Policy, index int, avoid map[objstore.DiskID]bool, seed uint64) (placement, error) {
-	var usable []*manager.Disk
+	var usable, busy []*manager.Disk
 	full := 0
 	for _, d := range c.o.Disks.Disks() {
 		switch {
 		case avoid[d.ID()]:
 		case d.Writable():
 			usable = append(usable, d)
+		case d.Busy():
+			busy = append(busy, d)
 		case d.Full():
 			full++
 		}
 	}
-	for ; index < len(policies); index++ {
-		p := policies[index]
-		if chosen, spare := choose(usable, p, seed); len(chosen) >= p.C {
-			disks := make([]*manager.Disk, p.K+p.M)
-			copy(disks, chosen)
-			return placement{p, index, disks, spare}, nil
-		}
+	if at, ok := meet(policies, index, usable, seed); ok {
+		return at, nil
+	}
+	// A disk with a backlog may hang, and a write that needs it with it: that is better than none.
+	if at, ok := meet(policies, index, append(usable, busy...), seed); ok {
+		return at, nil
 	}
 	if full > 0 {
 		return placement{}, objstore.ErrFull
 	}
 	return placement{}, objstore.ErrNoQuorum
+}
+
+// meet returns the first policy from index that the disks can meet.
+func meet(policies []objstore.Policy, index int, usable []*manager.Disk, seed uint64) (placement, bool) {
+	for ; index < len(policies); index++ {
+		p := policies[index]
+		if chosen, spare := choose(usable, p, seed); len(chosen) >= p.C {
+			disks := make([]*manager.Disk, p.K+p.M)
+			copy(disks, chosen)
+			return placement{p, index, disks, spare}, true
+		}
+	}
+	return placement{}, false
 }
 
 // choose picks up to k+m disks by free space under the limit per node; the others are spares.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/erasure"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
@@ -39,9 +40,28 @@ type upload struct {
 	parts []part
 	gone  []nsm.Location // fragments of attempts that were given up
 
-	// over is closed when it is settled what becomes of the upload; kept tells which.
+	// over is closed when it is settled what becomes of the upload.
 	over chan struct{}
-	kept bool
+	fate fate
+}
+
+// fate is what became of an upload.
+type fate uint8
+
+const (
+	dropped fate = iota // no manifest names its fragments, or ever will
+	kept                // its manifest is registered
+	unknown             // the store was cut off: it may be
+)
+
+func fateOf(err error) fate {
+	switch {
+	case err == nil:
+		return kept
+	case errors.Is(err, kv.ErrUnknownOutcome), errors.Is(err, kv.ErrClosed):
+		return unknown
+	}
+	return dropped
 }
 
 // part is a chunk that is written, or several when it was coded again in smaller ones.
@@ -195,11 +215,11 @@ func (u *upload) manifest() *manifest.Manifest {
 // settle tells everyone what became of the upload, and queues what it leaves behind.
 func (u *upload) settle(m *manifest.Manifest, err error) {
 	c := u.s.c
-	u.kept = err == nil
+	u.fate = fateOf(err)
 	close(u.over)
 	u.mu.Lock()
 	gone := u.gone
-	if err != nil {
+	if u.fate == dropped {
 		for _, p := range u.parts {
 			one := &manifest.Manifest{ID: u.id.ID, Chunks: []manifest.Chunk{p.chunk}}
 			for _, l := range nsm.Locations(u.s.nsm.Number(), one) {

@@ -81,7 +81,11 @@ func (b *Backend) PurgeDisk(ctx context.Context, id objstore.DiskID, force bool)
 	if n > 0 && !force {
 		return fmt.Errorf("disk %d: %d objects refer to it: drain it first", id, n)
 	}
-	return b.setAdmin(ctx, id, manager.Retired)
+	if err := b.maint.Retire(ctx, id); err != nil {
+		return err
+	}
+	b.changed()
+	return nil
 }
 
 // changed makes maintenance look at the disks.
@@ -100,6 +104,8 @@ const (
 	// stable is how long a disk must stay up before its next failure counts as the first: one that fails
 	// again and again stays away longer and longer, and is rebuilt meanwhile.
 	stable = time.Minute
+	// hangAfter is how long a disk may take to say that it is there.
+	hangAfter = 30 * time.Second
 )
 
 // watch looks at the disks: whether those that are up still are, whether others are back.
@@ -151,6 +157,10 @@ func (w *watcher) look() {
 			if time.Since(w.d.Status().Since) > stable {
 				w.wait = 0
 			}
+			hung := time.AfterFunc(hangAfter, func() {
+				w.b.lost(w.d, fmt.Errorf("%w: no answer for %v", asd.ErrFailed, hangAfter))
+			})
+			defer hung.Stop()
 			if err := w.d.Refresh(w.b.ctx); err != nil && w.b.ctx.Err() == nil {
 				w.b.lost(w.d, err)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/gabionfs/gabion/objstore/client"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/manifest"
+	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
 // heal heals one object and keeps the accounts.
@@ -222,11 +223,27 @@ func (m *Maint) retire(ctx context.Context) error {
 		if used > 0 {
 			continue
 		}
-		if err := m.o.Disks.SetAdmin(ctx, d.ID(), manager.Retired); err != nil {
+		if err := m.Retire(ctx, d.ID()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Retire forgets a disk, and what would have been deleted from it.
+func (m *Maint) Retire(ctx context.Context, id objstore.DiskID) error {
+	if err := m.o.Disks.SetAdmin(ctx, id, manager.Retired); err != nil {
+		return err
+	}
+	for {
+		list, err := nsm.Parked(ctx, m.o.KV, id, 4096)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		if err := nsm.Unpark(ctx, m.o.KV, list); err != nil {
+			return err
+		}
+	}
 }
 
 // References counts the objects that refer to a disk.

@@ -152,8 +152,11 @@ func (d *Disk) Shutdown() {
 }
 
 // Use returns the disk's device and a function to call when done with it, or an error that says why
-// the disk is not up.
+// the disk is not up. A nil Disk is one that was retired meanwhile.
 func (d *Disk) Use() (objstore.Disk, func(), error) {
+	if d == nil {
+		return nil, nil, errors.New("the disk is unknown or retired")
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.dev == nil {
@@ -178,6 +181,13 @@ func (d *Disk) Writable() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.dev != nil && d.record.Admin == Active && !d.full.Load() && d.backlog.Load() < maxBacklog
+}
+
+// Busy tells whether the disk would be Writable but for the writes that have piled up on it.
+func (d *Disk) Busy() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dev != nil && d.record.Admin == Active && !d.full.Load() && d.backlog.Load() >= maxBacklog
 }
 
 // Kept tells whether fragments on the disk count as safe: it is up, and nobody wants it emptied.
