@@ -143,7 +143,7 @@ func (b *bench) rate(ctx context.Context, name string, n int, op func(ctx contex
 func (b *bench) write(ctx context.Context, c kv.Commit, i uint64) error {
 	return b.store.Update(ctx, c, func(tx kv.Txn) error {
 		for n := range b.Puts {
-			tx.Put(keyspace, append([]byte{1, byte(n)}, spread(i)...), make([]byte, b.ValueBytes))
+			tx.Put(keyspace, append([]byte{1, byte(n >> 8), byte(n)}, spread(i)...), make([]byte, b.ValueBytes))
 		}
 		return nil
 	})

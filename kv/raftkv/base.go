@@ -1,6 +1,7 @@
 package raftkv
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -284,10 +285,11 @@ func (b *base) write(old *generation, table *memtable, st state) (err error) {
 		if err != nil {
 			return err
 		}
+		var touched []byte // up to this key
 		t.Scan(func(it item) bool {
 			key := bytesOf(it.key)
-			if exists {
-				if err = old.tree.touch(before, key); err != nil {
+			if exists && (touched == nil || bytes.Compare(key, touched) > 0) {
+				if touched, err = old.tree.touch(before, key); err != nil {
 					return false
 				}
 			}

@@ -288,7 +288,7 @@ func TestThreeMembers(t *testing.T) {
 	c.steps(150)
 	c.converge()
 
-	i, lead := c.leader()
+	i, _ := c.leader()
 	follower := (i + 1) % 3
 	var not *kv.NotLeaderError
 	for _, l := range []kv.Level{kv.Linearizable, kv.Pending} {
@@ -303,7 +303,7 @@ func TestThreeMembers(t *testing.T) {
 
 	// The follower is away while the log is truncated behind it: it gets the state file.
 	c.stop(follower)
-	_, lead = c.leader()
+	_, lead := c.leader()
 	before := lead.Stats().AppliedIndex
 	for lead.Stats().StateIndex < before+10 {
 		c.steps(100)

@@ -70,7 +70,8 @@ func (e *epoch) seal() {
 // holds seqMu, so nothing else is sequenced meanwhile.
 func (s *Store) sequence(t *txn, c kv.Commit) (*batch, error) {
 	need := 0
-	for _, w := range t.writes {
+	for i := range t.writes {
+		w := &t.writes[i]
 		need += 1 + 5 + opSize(w.ks, w.key, w.value, w.deleted)
 		if !w.deleted {
 			need += sealSize
@@ -82,10 +83,10 @@ func (s *Store) sequence(t *txn, c kv.Commit) (*batch, error) {
 	}
 	// The values are copied without holding mu; filling keeps the proposer away from the batch.
 	versions := make([]version, len(t.writes))
-	keys := make([][]byte, len(t.writes))
 	data := b.data
-	for i, w := range t.writes {
-		data, keys[i], versions[i].sealed = appendOp(data, w.ks, w.key, w.value, w.deleted)
+	for i := range t.writes {
+		w := &t.writes[i]
+		data, w.key, versions[i].sealed = appendOp(data, w.ks, w.key, w.value, w.deleted)
 	}
 
 	s.mu.Lock()
@@ -97,9 +98,9 @@ func (s *Store) sequence(t *txn, c kv.Commit) (*batch, error) {
 	seq := s.seq + 1
 	h := s.horizon(b.first, t.slot)
 	s.active.mu.Lock()
-	for i, w := range t.writes {
+	for i := range t.writes {
 		versions[i].seq = seq
-		s.active.insert(w.ks, keys[i], &versions[i], h)
+		s.active.insert(t.writes[i].ks, t.writes[i].key, &versions[i], h)
 	}
 	s.active.mu.Unlock()
 	s.seq = seq

@@ -122,8 +122,9 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 	s.stats.applied++
 	if s.active.bytes > s.opts.FlushBytes {
 		wake(s.flushKick)
-		if s.flushing == nil && s.active.bytes > 2*s.opts.FlushBytes {
-			// The flusher needs this goroutine to begin, and it is behind: flush here.
+		if s.active.bytes > 2*s.opts.FlushBytes {
+			// The flusher needs this goroutine to begin, and it is behind: flush here. Nothing is pending
+			// on this member, so no flush waits for a commit.
 			s.mu.Unlock()
 			err := s.flush(nil)
 			s.mu.Lock()
@@ -134,7 +135,7 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 }
 
 // Snapshot implements raft.FSM.
-func (f fsm) Snapshot() (raft.FSMSnapshot, error) { return snapshot{f.s}, nil }
+func (f fsm) Snapshot() (raft.FSMSnapshot, error) { return snapshot(f), nil }
 
 // Restore implements raft.FSM. The snapshot has been received into a file of its own.
 func (f fsm) Restore(r io.ReadCloser) error {

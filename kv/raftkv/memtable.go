@@ -1,6 +1,7 @@
 package raftkv
 
 import (
+	"encoding/binary"
 	"sync"
 	"unsafe"
 
@@ -19,10 +20,24 @@ type memtable struct {
 	bytes  int64 // written since the table was made; overwritten values count, they pin their chunk
 }
 
-// item is a key with its versions, newest first.
+// item is a key with its versions, newest first. order is the beginning of the key as a number: most
+// comparisons end there and spare a memory access.
 type item struct {
-	key  string
-	head *version
+	order uint64
+	key   string
+	head  *version
+}
+
+func makeItem(key []byte, head *version) item {
+	var order uint64
+	if len(key) >= 8 {
+		order = binary.BigEndian.Uint64(key)
+	} else {
+		for i, b := range key {
+			order |= uint64(b) << (56 - 8*i)
+		}
+	}
+	return item{order, str(key), head}
 }
 
 // version is one value of a key. Only prev changes after it is published, under the table's lock.
@@ -33,13 +48,18 @@ type version struct {
 }
 
 // itemOverhead is what an entry costs in memory beside its key and value, about.
-const itemOverhead = 120
+const itemOverhead = 130
 
 func newMemtable() *memtable {
 	return &memtable{spaces: map[kv.Keyspace]*btree.BTreeG[item]{}}
 }
 
-func itemLess(a, b item) bool { return a.key < b.key }
+func itemLess(a, b item) bool {
+	if a.order != b.order {
+		return a.order < b.order
+	}
+	return a.key < b.key
+}
 
 // view as a string without a copy; the bytes never change.
 func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
@@ -60,7 +80,7 @@ func (m *memtable) get(ks kv.Keyspace, key []byte, seq uint64) *version {
 	if t == nil {
 		return nil
 	}
-	it, _ := t.Get(item{key: str(key)})
+	it, _ := t.Get(makeItem(key, nil))
 	return it.head.at(seq)
 }
 
@@ -82,7 +102,7 @@ func (m *memtable) insert(ks kv.Keyspace, key []byte, v *version, h horizon) {
 		m.spaces[ks] = t
 	}
 	m.bytes += int64(len(key)+len(v.sealed)) + itemOverhead
-	old, replaced := t.Set(item{str(key), v})
+	old, replaced := t.Set(makeItem(key, v))
 	if !replaced {
 		return
 	}
@@ -152,7 +172,7 @@ func (m *memtable) scan(out run, ks kv.Keyspace, seq uint64, bound []byte, bound
 		}{it.key, v.sealed})
 		return true
 	}
-	switch pivot := (item{key: str(bound)}); {
+	switch pivot := makeItem(bound, nil); {
 	case !bounded && reverse:
 		t.Reverse(visit)
 	case !bounded:

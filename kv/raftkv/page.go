@@ -247,25 +247,29 @@ func (t *tree) get(b bucket, key []byte) ([]byte, error) {
 
 // touch verifies the pages that bbolt reads when it changes key: the path to it, and the neighbours on
 // the path that it may merge them with. Otherwise it would copy damage into pages with new checksums.
-func (t *tree) touch(b bucket, key []byte) error {
+// It returns the last key of the leaf, up to which the same pages are read.
+func (t *tree) touch(b bucket, key []byte) (until []byte, err error) {
 	p, err := t.top(b)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for p.isBranch() {
 		i := p.toward(key)
 		for _, n := range []int{i - 1, i + 1} {
 			if n >= 0 && n < p.count() {
 				if _, err := t.page(p.child(n)); err != nil {
-					return err
+					return nil, err
 				}
 			}
 		}
 		if p, err = t.page(p.child(i)); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	if n := p.count(); n > 0 {
+		until = p.key(n - 1)
+	}
+	return until, nil
 }
 
 // walker is a position in a bucket.

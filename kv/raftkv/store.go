@@ -253,14 +253,6 @@ func (s *Store) closedError() error {
 	return kv.ErrClosed
 }
 
-// fault passes on an error of the state file, as ErrClosed when the store is stopping.
-func (s *Store) fault(err error) error {
-	if s.closing.Load() || s.failed.Load() != nil {
-		return s.closedError()
-	}
-	return err
-}
-
 // fail stops the store for good: what it promised can no longer be kept.
 func (s *Store) fail(cause error) {
 	if !s.failed.CompareAndSwap(nil, &cause) {

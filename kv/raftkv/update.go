@@ -14,11 +14,12 @@ import (
 // txn is a transaction under evaluation: a view of everything sequenced before it, and its own writes.
 type txn struct {
 	view
-	writes []*write // one per key, in the order of the first write
-	index  map[writeKey]*write
+	writes []write // one per key, in the order of the first write
+	index  map[writeKey]int
 	sorted map[kv.Keyspace][]*write // built by the first Range over a keyspace, dropped by a write
 	size   int                      // bytes of keys and values
 	err    error                    // the first limit that was exceeded
+	few    [fewWrites]write         // where writes begins
 }
 
 type write struct {
@@ -37,10 +38,13 @@ const fewWrites = 8
 
 func (t *txn) find(ks kv.Keyspace, key []byte) *write {
 	if t.index != nil {
-		return t.index[writeKey{ks, str(key)}]
+		if i, ok := t.index[writeKey{ks, str(key)}]; ok {
+			return &t.writes[i]
+		}
+		return nil
 	}
-	for _, w := range t.writes {
-		if w.ks == ks && bytes.Equal(w.key, key) {
+	for i := range t.writes {
+		if w := &t.writes[i]; w.ks == ks && bytes.Equal(w.key, key) {
 			return w
 		}
 	}
@@ -48,23 +52,20 @@ func (t *txn) find(ks kv.Keyspace, key []byte) *write {
 }
 
 func (t *txn) set(ks kv.Keyspace, key, value []byte, deleted bool) {
-	if t.sorted != nil {
-		delete(t.sorted, ks)
-	}
+	t.sorted = nil // it points into writes
 	if w := t.find(ks, key); w != nil {
 		t.size += len(value) - len(w.value)
 		w.value, w.deleted = value, deleted
 		return
 	}
-	w := &write{ks, key, value, deleted}
 	t.size += len(key) + len(value)
-	t.writes = append(t.writes, w)
-	if t.index != nil {
-		t.index[writeKey{ks, str(key)}] = w
-	} else if len(t.writes) > fewWrites {
-		t.index = make(map[writeKey]*write, 4*fewWrites)
-		for _, w := range t.writes {
-			t.index[writeKey{w.ks, str(w.key)}] = w
+	t.writes = append(t.writes, write{ks, key, value, deleted})
+	if n := len(t.writes); t.index != nil {
+		t.index[writeKey{ks, str(key)}] = n - 1
+	} else if n > fewWrites {
+		t.index = make(map[writeKey]int, 4*fewWrites)
+		for i := range t.writes {
+			t.index[writeKey{t.writes[i].ks, str(t.writes[i].key)}] = i
 		}
 	}
 }
@@ -120,8 +121,8 @@ func (t *txn) own(ks kv.Keyspace) []*write {
 		return own
 	}
 	var own []*write
-	for _, w := range t.writes {
-		if w.ks == ks {
+	for i := range t.writes {
+		if w := &t.writes[i]; w.ks == ks {
 			own = append(own, w)
 		}
 	}
@@ -162,7 +163,8 @@ func (s *Store) evaluate(c kv.Commit, fn func(kv.Txn) error) (*epoch, *batch, ui
 	if s.closing.Load() { // Close has waited for everything that was sequenced
 		return nil, nil, 0, s.closedError()
 	}
-	var t txn
+	t := new(txn)
+	t.writes = t.few[:0]
 	if err := t.open(s, false); err != nil {
 		return nil, nil, 0, err
 	}
@@ -170,7 +172,7 @@ func (s *Store) evaluate(c kv.Commit, fn func(kv.Txn) error) (*epoch, *batch, ui
 	if t.epoch == nil {
 		return nil, nil, 0, s.notLeader()
 	}
-	if err := fn(&t); err != nil {
+	if err := fn(t); err != nil {
 		return nil, nil, 0, err
 	}
 	if t.err != nil {
@@ -182,7 +184,7 @@ func (s *Store) evaluate(c kv.Commit, fn func(kv.Txn) error) (*epoch, *batch, ui
 	if len(t.writes) == 0 {
 		return t.epoch, nil, t.seq, nil
 	}
-	b, err := s.sequence(&t, c)
+	b, err := s.sequence(t, c)
 	return t.epoch, b, 0, err
 }
 
