@@ -48,8 +48,6 @@ type figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
-	P50   float64 `json:"p50_us,omitempty"` // microseconds of one operation, where it was measured
-	P99   float64 `json:"p99_us,omitempty"`
 }
 
 // print prints a figure. For people, figures that follow each other under one name share a line.
@@ -67,9 +65,6 @@ func (b *benchEnv) print(f figure) error {
 		b.name = f.Name
 	}
 	_, err := fmt.Fprintf(b.out, "%s %10s %s", start, number(f.Value), f.Unit)
-	if f.P99 > 0 {
-		fmt.Fprintf(b.out, " p50 %s us, p99 %s us", number(f.P50), number(f.P99))
-	}
 	return err
 }
 

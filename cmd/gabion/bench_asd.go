@@ -34,7 +34,7 @@ folder, beside what the same disk gives to a program that only appends and syncs
 				}
 				c.Sizes = append(c.Sizes, n<<10)
 			}
-			c.Emit = func(r asdbench.Row) { b.print(figure{Name: r.Name, Value: r.Value, Unit: r.Unit}) }
+			c.Emit = func(r asdbench.Row) { b.print(figure(r)) }
 			return b.scratch(func(dir string) error {
 				_, err := asdbench.Run(cmd.Context(), dir, c)
 				return err

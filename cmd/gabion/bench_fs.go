@@ -26,7 +26,7 @@ mount can reach at most. Content is read back and compared.`,
 			o.Bytes = mib << 20
 			return b.scratch(func(dir string) error {
 				return b.scratchNode(cmd.Context(), dir, 6, nil, func(n *node.Node) error {
-					return fsbench.Run(cmd.Context(), n.Volume().Session(nil), o, func(r fsbench.Row) { b.print(figure{Name: r.Name, Value: r.Value, Unit: r.Unit}) })
+					return fsbench.Run(cmd.Context(), n.Volume().Session(nil), o, func(r fsbench.Row) { b.print(figure(r)) })
 				})
 			})
 		},

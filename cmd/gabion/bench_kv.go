@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gabionfs/gabion/cmd/internal/kvbench"
+	"github.com/gabionfs/gabion/kv/kvbench"
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
@@ -17,19 +17,12 @@ func newBenchKV(b *benchEnv) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kv",
 		Short: "Measure transactions of the key-value store",
-		Long: `Measure durable and ordered transactions, linearizable reads and ranges of a new
-key-value store with one member. Ordered transactions count once all of them are
-durable.`,
+		Long: `Measure durable and ordered transactions, reads and ranges of a new key-value
+store with one member.`,
 		Example: "  gabion bench kv\n  gabion bench kv --clients 1,16,256 --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := kvbench.Config{
-				Clients: clients, Time: time.Duration(seconds * float64(time.Second)),
-				Progress: func(name string) { b.progress("%s", name) },
-				Emit: func(r kvbench.Row) {
-					b.print(figure{r.Name, r.Value, r.Unit, float64(r.P50.Nanoseconds()) / 1e3, float64(r.P99.Nanoseconds()) / 1e3})
-				},
-			}
-			if c.Time <= 0 {
+			c := kvbench.Config{Clients: clients, Duration: time.Duration(seconds * float64(time.Second))}
+			if c.Duration <= 0 {
 				return usagef("--seconds must be above 0")
 			}
 			if err := positive("--clients", clients); err != nil {
@@ -40,12 +33,17 @@ durable.`,
 				if err != nil {
 					return err
 				}
-				return errors.Join(kvbench.Run(cmd.Context(), s, c), s.Close())
+				b.progress("measuring")
+				rows, err := kvbench.Run(cmd.Context(), s, c)
+				for _, r := range rows {
+					err = errors.Join(err, b.print(figure(r)))
+				}
+				return errors.Join(err, s.Close())
 			})
 		},
 	}
 	cmd.Flags().IntSliceVar(&clients, "clients", []int{1, 16, 256}, "`numbers` of clients")
-	cmd.Flags().Float64Var(&seconds, "seconds", 2, "`time` that a figure takes at most")
+	cmd.Flags().Float64Var(&seconds, "seconds", 1, "`time` that a figure takes")
 	return cmd
 }
 

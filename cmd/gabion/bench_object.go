@@ -86,7 +86,7 @@ same disk gives to a program that only appends and syncs the same fragments.`,
 func (b *benchEnv) rows(rows []objbench.Row, err error) error {
 	for _, r := range rows {
 		if r.Name != "" {
-			if perr := b.print(figure{Name: r.Name, Value: r.Value, Unit: r.Unit}); err == nil {
+			if perr := b.print(figure(r)); err == nil {
 				err = perr
 			}
 		}
