@@ -70,6 +70,23 @@ func (k FragmentKey) Compare(o FragmentKey) int {
 	return cmpUint(uint64(k.Version), uint64(o.Version))
 }
 
+// Next returns the smallest key that is greater than k.
+func (k FragmentKey) Next() FragmentKey {
+	if k.Version++; k.Version != 0 {
+		return k
+	}
+	if k.Fragment++; k.Fragment != 0 {
+		return k
+	}
+	if k.Chunk++; k.Chunk != 0 {
+		return k
+	}
+	if k.Object++; k.Object == 0 {
+		k.Namespace++
+	}
+	return k
+}
+
 func cmpUint(a, b uint64) int {
 	switch {
 	case a < b:

@@ -10,13 +10,11 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
-	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/memkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/disktest"
@@ -331,39 +329,6 @@ func (s *Namespace) has(t testing.TB, name string, disk objstore.DiskID) int {
 	return -1
 }
 
-func TestLateFragmentIsConfirmedLater(t *testing.T) {
-	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42), Options{})
-	release := r.disks[4].Hang()
-	p := noise(300_000)
-	r.put("x", p)
-	m, _ := r.ns.nsm.Fetch(context.Background(), "x")
-	if m.Complete() || m.Chunks[0].Present() != 5 || r.seen.degraded["x"] != 0 {
-		t.Fatalf("%+v", m)
-	}
-	release()
-	r.waitFor(func() bool {
-		m, err := r.ns.nsm.Fetch(context.Background(), "x")
-		return err == nil && m.Complete()
-	})
-	r.recount()
-	// The same when it fails in the end.
-	release = r.disks[4].Hang()
-	r.put("y", p)
-	r.disks[4].Set(disktest.Fault{WriteErr: errors.New("sorry")})
-	release()
-	r.waitFor(func() bool {
-		m, err := r.ns.nsm.Fetch(context.Background(), "y")
-		i := r.ns.has(t, "y", 5)
-		return err == nil && i < 0 && m.Chunks[0].Present() == 5
-	})
-	r.waitFor(func() bool {
-		r.seen.mu.Lock()
-		defer r.seen.mu.Unlock()
-		return r.seen.degraded["y"] == 1
-	})
-	r.recount()
-}
-
 func (r *rig) waitFor(cond func() bool) {
 	r.t.Helper()
 	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
@@ -378,102 +343,6 @@ func (r *rig) recount() {
 	if problems, err := r.ns.nsm.Recount(context.Background()); err != nil || len(problems) > 0 {
 		r.t.Fatal(problems, err)
 	}
-}
-
-// TestDeletedWhileLate: the fragment that lands after the deletion is queued again.
-func TestDeletedWhileLate(t *testing.T) {
-	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42), Options{})
-	ctx := context.Background()
-	release := r.disks[0].Hang()
-	r.put("x", noise(1000))
-	if err := r.ns.Delete(ctx, "x"); err != nil {
-		t.Fatal(err)
-	}
-	queue, err := r.ns.nsm.Obsoletes(ctx, 0, 10)
-	if err != nil || len(queue) != 1 || len(queue[0].At) != 6 {
-		t.Fatal(queue, err)
-	}
-	if err := r.ns.nsm.Settle(ctx, queue, nil); err != nil {
-		t.Fatal(err)
-	}
-	release()
-	r.waitFor(func() bool {
-		queue, err := r.ns.nsm.Obsoletes(ctx, 0, 10)
-		return err == nil && len(queue) == 1 && len(queue[0].At) == 1 && queue[0].At[0].Disk == 1
-	})
-}
-
-func TestDiskFailsWhileWriting(t *testing.T) {
-	policies := []objstore.Policy{p42, {K: 2, M: 2, C: 3, X: 4}, {K: 1, M: 1, C: 2, X: 2}}
-	broken := disktest.Fault{WriteErr: errors.New("I/O error")}
-	for fail, want := range map[int]string{1: "(4,2) 5", 2: "(2,2) 4", 3: "(2,2) 3", 4: "(1,1) 2"} {
-		r := newRig(t, 6, preset(objstore.CompressNone, 64<<10, policies...), Options{})
-		for _, d := range r.disks[:fail] {
-			d.Set(broken)
-		}
-		p := noise(600_000) // three chunks at (4,2), more when coded again
-		r.put("x", p)
-		m, _ := r.ns.nsm.Fetch(context.Background(), "x")
-		for i := range m.Chunks {
-			c := &m.Chunks[i]
-			if got := fmt.Sprintf("(%d,%d) %d", c.K, c.M, c.Present()); got != want {
-				t.Errorf("%d disks fail: chunk %d is written as %s, want %s", fail, i, got, want)
-			}
-			if c.FragmentLen() > 64<<10 {
-				t.Errorf("fragment of %d bytes", c.FragmentLen())
-			}
-		}
-		r.check("x", p)
-		r.recount()
-		if _, err := r.ns.PutFrom(context.Background(), "y", io.MultiReader(bytes.NewReader(p)), int64(len(p))); err != nil {
-			t.Fatal(err)
-		}
-		r.check("y", p)
-	}
-	r := newRig(t, 6, preset(objstore.CompressNone, 64<<10, policies...), Options{})
-	for _, d := range r.disks[:5] {
-		d.Set(broken)
-	}
-	if _, err := r.ns.Put(context.Background(), "x", noise(1000)); !errors.Is(err, objstore.ErrNoQuorum) {
-		t.Fatal(err)
-	}
-	if _, err := r.ns.Stat(context.Background(), "x"); !errors.Is(err, objstore.ErrNotFound) {
-		t.Fatal(err)
-	}
-}
-
-func TestSpareDiskTakesOver(t *testing.T) {
-	r := newRig(t, 8, preset(objstore.CompressNone, 0, p42), Options{})
-	r.disks[1].Set(disktest.Fault{WriteErr: errors.New("I/O error")})
-	r.disks[2].Set(disktest.Fault{WriteErr: errors.New("I/O error")})
-	for i := range 20 {
-		name := fmt.Sprint(i)
-		r.put(name, noise(10000+i))
-		if m, _ := r.ns.nsm.Fetch(context.Background(), name); !m.Complete() {
-			t.Fatalf("object %d is degraded although there are spare disks", i)
-		}
-	}
-	if d := r.mgr.Disk(2); d.Writable() {
-		t.Fatal("a disk that fails all the time is still in use")
-	}
-}
-
-func TestFull(t *testing.T) {
-	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42, objstore.Policy{K: 1, M: 0, C: 1, X: 1}), Options{})
-	for _, d := range r.disks {
-		d.Resize(100 << 10)
-	}
-	var err error
-	for i := 0; err == nil && i < 1000; i++ {
-		_, err = r.ns.Put(context.Background(), fmt.Sprint(i), noise(50_000))
-	}
-	if !errors.Is(err, objstore.ErrFull) {
-		t.Fatal(err)
-	}
-	if err := r.ns.Delete(context.Background(), "0"); err != nil {
-		t.Fatal(err)
-	}
-	r.recount()
 }
 
 func TestCancelledPutLeavesNothing(t *testing.T) {
@@ -535,55 +404,3 @@ func TestParallel(t *testing.T) {
 }
 
 func sumOf(p []byte) uint32 { return crc.Sum(p) }
-
-// TestTwoDisksHangForEver: a put that cannot reach its quorum is done by the next policy.
-func TestTwoDisksHangForEver(t *testing.T) {
-	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42, objstore.Policy{K: 2, M: 2, C: 3, X: 4}), Options{WriteTimeout: 50 * time.Millisecond})
-	for _, d := range r.disks[:2] {
-		defer d.Hang()()
-	}
-	for i := range 10 {
-		name := fmt.Sprint(i)
-		r.put(name, noise(5000))
-		if m, _ := r.ns.nsm.Fetch(context.Background(), name); m.Chunks[0].K != 2 {
-			t.Fatalf("%+v", m)
-		}
-		r.check(name, noise(5000))
-	}
-	r.recount()
-}
-
-// cutOff is a store whose updates happen and are reported as unknown.
-type cutOff struct {
-	kv.Store
-	on atomic.Bool
-}
-
-func (s *cutOff) Update(ctx context.Context, c kv.Commit, fn func(kv.Txn) error) error {
-	err := s.Store.Update(ctx, c, fn)
-	if err == nil && s.on.Load() {
-		err = kv.ErrUnknownOutcome
-	}
-	return err
-}
-
-// TestUnknownOutcomeDeletesNothing: the manifest may be there, and then its fragments must.
-func TestUnknownOutcomeDeletesNothing(t *testing.T) {
-	ctx := context.Background()
-	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42), Options{})
-	store := &cutOff{Store: r.store}
-	n := nsm.Open(store, nsm.Options{Name: "test", Number: 1, Policies: r.ns.preset.Policies, Disks: r.mgr})
-	ns := r.c.Namespace(n, r.ns.preset)
-	if _, err := ns.Put(ctx, "first", noise(100)); err != nil { // fetches the ids
-		t.Fatal(err)
-	}
-	store.on.Store(true)
-	if _, err := ns.Put(ctx, "x", noise(5000)); !errors.Is(err, kv.ErrUnknownOutcome) {
-		t.Fatal(err)
-	}
-	store.on.Store(false)
-	if queue, err := n.Obsoletes(ctx, 0, 10); err != nil || len(queue) > 0 {
-		t.Fatalf("fragments of an object that may exist are to be deleted: %v, %v", queue, err)
-	}
-	r.check("x", noise(5000))
-}

@@ -113,6 +113,7 @@ type chunkHeal struct {
 
 	shards [][]byte // what was read, or rebuilt
 	bufs   []*bufpool.Buf
+	hung   bool // a disk may still be using a buffer: none goes back to the pool
 }
 
 func (c *chunkHeal) run(ctx context.Context) error {
@@ -127,7 +128,9 @@ func (c *chunkHeal) run(ctx context.Context) error {
 	}
 	defer func() {
 		for _, b := range c.bufs {
-			b.Release()
+			if !c.hung {
+				b.Release()
+			}
 		}
 	}()
 	places := c.places(wanted)
@@ -175,9 +178,7 @@ func (c *chunkHeal) good(ctx context.Context, i int, f manifest.Fragment) (bool,
 	if !f.Unconfirmed || c.s.c.isLate(c.key(i)) {
 		return true, nil
 	}
-	b := c.s.c.pool.Get(c.c.FragmentLen())
-	defer b.Release()
-	if err := c.read(ctx, i, b.B); err != nil {
+	if err := c.read(ctx, i, make([]byte, c.c.FragmentLen())); err != nil {
 		return false, nil // it never landed: write it anew
 	}
 	err := c.change(ctx, map[int]manifest.Fragment{i: {Disk: f.Disk, Version: f.Version, Sum: f.Sum}})
@@ -200,7 +201,8 @@ func (c *chunkHeal) read(ctx context.Context, i int, p []byte) error {
 	if err := c.o.Spend(ctx, len(p)); err != nil {
 		return err
 	}
-	if err := c.s.c.readFragment(ctx, d, c.key(i), 0, p); err != nil {
+	err := c.do(ctx, d, func(dev objstore.Disk) error { return dev.ReadFragment(ctx, c.key(i), 0, p) })
+	if err != nil {
 		return err
 	}
 	if got := crc.Sum(p); got != f.Sum {
@@ -317,10 +319,22 @@ func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) (manifest
 	key.Version++
 	info := (&manifest.Recovery{Name: c.name, ID: c.m.ID, Size: c.m.Size, Compression: c.m.Compression,
 		Chunks: len(c.m.Chunks), Offset: c.offset(), Chunk: *c.c}).Encode(nil)
-	if err := c.s.c.putFragment(ctx, d, key, info, c.shards[i], sums); err != nil {
+	data := c.shards[i]
+	err := c.do(ctx, d, func(dev objstore.Disk) error { return dev.PutFragment(ctx, key, info, data, sums) })
+	if err != nil {
 		return f, fmt.Errorf("fragment %v to disk %d: %w", key, d.ID(), err)
 	}
 	return manifest.Fragment{Disk: d.ID(), Version: key.Version, Sum: f.Sum}, nil
+}
+
+// do runs an operation on a disk, does not wait for it without end, and takes note of how it went.
+func (c *chunkHeal) do(ctx context.Context, d *manager.Disk, fn func(objstore.Disk) error) error {
+	err := d.Do(ctx, fn)
+	if errors.Is(err, manager.ErrHung) || ctx.Err() != nil {
+		c.hung = true
+	}
+	c.s.c.o.Disks.Observe(d, err)
+	return err
 }
 
 func (c *chunkHeal) offset() (off int64) {

@@ -153,12 +153,17 @@ func (c *checker) absent(ctx context.Context, each func(func(string, *manifest.M
 		if d == nil {
 			continue
 		}
-		dev, done, err := d.Use()
-		if err != nil {
+		if !d.Readable() {
 			continue
 		}
-		has, err := dev.HasFragments(ctx, keys)
-		done()
+		var has []bool
+		err := d.Do(ctx, func(dev objstore.Disk) error {
+			h, err := dev.HasFragments(ctx, keys)
+			if err == nil {
+				has = h
+			}
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("check disk %d: %w", id, err)
 		}

@@ -56,12 +56,7 @@ func (m *Maint) collect(ctx context.Context, n *nsm.Manager) (int64, error) {
 			return total, err
 		}
 		err = eachGarbage(ctx, m.o.Disks, n, w, func(d *manager.Disk, keys []objstore.FragmentKey) error {
-			dev, done, err := d.Use()
-			if err != nil {
-				return nil
-			}
-			defer done()
-			if err := dev.DeleteFragments(ctx, keys); err != nil {
+			if err := d.Do(ctx, func(dev objstore.Disk) error { return dev.DeleteFragments(ctx, keys) }); err != nil {
 				return err
 			}
 			total += int64(len(keys))
@@ -142,18 +137,10 @@ func eachGarbage(ctx context.Context, disks *manager.Manager, n *nsm.Manager, w 
 	from := objstore.FragmentKey{Namespace: n.Number(), Object: w.lo}
 	to := objstore.FragmentKey{Namespace: n.Number(), Object: w.hi}
 	for _, d := range disks.Disks() {
-		dev, done, err := d.Use()
-		if err != nil {
+		if !d.Readable() {
 			continue
 		}
-		var garbage []objstore.FragmentKey
-		err = dev.Range(ctx, from, to, func(f objstore.FragmentInfo) bool {
-			if !w.has(nsm.Location{Disk: d.ID(), Key: f.Key}) {
-				garbage = append(garbage, f.Key)
-			}
-			return ctx.Err() == nil
-		})
-		done()
+		garbage, err := garbageOn(ctx, d, w, from, to)
 		errs = append(errs, err)
 		for len(garbage) > 0 && ctx.Err() == nil {
 			batch := garbage[:min(len(garbage), 1024)]
@@ -165,4 +152,39 @@ func eachGarbage(ctx context.Context, disks *manager.Manager, n *nsm.Manager, w 
 		}
 	}
 	return errors.Join(append(errs, ctx.Err())...)
+}
+
+// rangePage is how many keys are listed in one operation.
+const rangePage = 10000
+
+// garbageOn lists the fragments of the window that are on a disk and that no manifest refers to.
+func garbageOn(ctx context.Context, d *manager.Disk, w *window, from, to objstore.FragmentKey) ([]objstore.FragmentKey, error) {
+	var garbage []objstore.FragmentKey
+	for {
+		var page []objstore.FragmentKey
+		at := from
+		err := d.Do(ctx, func(dev objstore.Disk) error {
+			var list []objstore.FragmentKey
+			err := dev.Range(ctx, at, to, func(f objstore.FragmentInfo) bool {
+				list = append(list, f.Key)
+				return len(list) < rangePage
+			})
+			if err == nil {
+				page = list
+			}
+			return err
+		})
+		if err != nil {
+			return garbage, err
+		}
+		for _, k := range page {
+			if !w.has(nsm.Location{Disk: d.ID(), Key: k}) {
+				garbage = append(garbage, k)
+			}
+		}
+		if len(page) < rangePage {
+			return garbage, nil
+		}
+		from = page[len(page)-1].Next()
+	}
 }

@@ -56,8 +56,7 @@ func (m *Maint) deleteAt(ctx context.Context, at []nsm.Location) (failed []nsm.L
 		if d == nil {
 			continue // retired: it will not come back
 		}
-		dev, done, err := d.Use()
-		if err != nil {
+		if !d.Readable() {
 			failed = append(failed, list...)
 			continue
 		}
@@ -65,8 +64,7 @@ func (m *Maint) deleteAt(ctx context.Context, at []nsm.Location) (failed []nsm.L
 		for i, l := range list {
 			keys[i] = l.Key
 		}
-		err = dev.DeleteFragments(ctx, keys)
-		done()
+		err := d.Do(ctx, func(dev objstore.Disk) error { return dev.DeleteFragments(ctx, keys) })
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

@@ -65,6 +65,7 @@ func (m *Maint) verify(ctx context.Context, n *nsm.Manager, mf *manifest.Manifes
 			if errors.Is(err, objstore.ErrNoFragment) || errors.As(err, &corrupt) {
 				report(i, j, err)
 			} else if err != nil {
+				buf = nil // the disk may still be writing to it
 				m.o.Disks.Observe(d, err)
 			}
 		}
@@ -73,12 +74,10 @@ func (m *Maint) verify(ctx context.Context, n *nsm.Manager, mf *manifest.Manifes
 }
 
 func verifyFragment(ctx context.Context, d *manager.Disk, key objstore.FragmentKey, sum uint32, buf []byte) error {
-	dev, done, err := d.Use()
-	if err != nil {
+	if !d.Readable() {
 		return nil // it went down: not this fragment's fault
 	}
-	defer done()
-	if err := dev.ReadFragment(ctx, key, 0, buf); err != nil {
+	if err := d.Do(ctx, func(dev objstore.Disk) error { return dev.ReadFragment(ctx, key, 0, buf) }); err != nil {
 		return err
 	}
 	if got := crc.Sum(buf); got != sum {

@@ -166,6 +166,41 @@ func (d *Disk) Use() (objstore.Disk, func(), error) {
 	return d.dev.Disk, d.dev.done, nil
 }
 
+// Patience is how long maintenance waits for one operation on a disk.
+const Patience = time.Minute
+
+// ErrHung: an operation has not come back. It may still be going on, with everything it was given.
+var ErrHung = errors.New("objstore: a disk does not answer")
+
+// Do runs fn with the disk's device, and returns after at most Patience: a disk that hangs must not hold
+// up maintenance of the others. After ErrHung, or when ctx has ended, fn may still be running: what it
+// uses must be left to it.
+func (d *Disk) Do(ctx context.Context, fn func(objstore.Disk) error) error {
+	return d.doWithin(ctx, Patience, fn)
+}
+
+func (d *Disk) doWithin(ctx context.Context, limit time.Duration, fn func(objstore.Disk) error) error {
+	dev, done, err := d.Use()
+	if err != nil {
+		return err
+	}
+	result := make(chan error, 1)
+	go func() {
+		defer done()
+		result <- fn(dev)
+	}()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-t.C:
+		return fmt.Errorf("disk %d, %v: %w", d.ID(), limit, ErrHung)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Readable tells whether fragments can be read from the disk.
 func (d *Disk) Readable() bool {
 	d.mu.Lock()
@@ -232,7 +267,7 @@ func (d *Disk) observe(err error) bool {
 // Observe takes note of how an operation on a disk went. Failing a few times in a row takes it out
 // of use.
 func (m *Manager) Observe(d *Disk, err error) {
-	if d.observe(err) {
+	if d.observe(err) && d.Readable() {
 		m.Detach(d, Failed, err)
 	}
 }

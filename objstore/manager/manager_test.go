@@ -275,3 +275,23 @@ func TestLatency(t *testing.T) {
 		JudgeReads(disks)
 	}
 }
+
+func TestDoReturnsFromADiskThatHangs(t *testing.T) {
+	m := openManager(t, memkv.New())
+	fake := disktest.New(0)
+	d, err := m.Attach(context.Background(), "A", "/a", "node", fake)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := fake.Hang()
+	read := func(dev objstore.Disk) error {
+		return dev.ReadFragment(context.Background(), objstore.FragmentKey{}, 0, nil)
+	}
+	if err := d.doWithin(context.Background(), time.Millisecond, read); !errors.Is(err, ErrHung) {
+		t.Fatal(err)
+	}
+	release()
+	if err := d.Do(context.Background(), read); !errors.Is(err, objstore.ErrNoFragment) {
+		t.Fatal(err)
+	}
+}
