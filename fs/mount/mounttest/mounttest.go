@@ -11,7 +11,7 @@
 //
 // Accesses to a mount from the process that serves it can deadlock. So all that goes through the kernel
 // runs in a child process: the test binary again, which Main sends to its part. A child that hangs is
-// ended after a minute.
+// ended after three minutes.
 package mounttest
 
 import (
@@ -103,7 +103,7 @@ func Run(t *testing.T, dir string) {
 // child runs a case in a child process.
 func child(t *testing.T, dir, name string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	role := Role("case", dir, name)
 	cmd := exec.CommandContext(ctx, role.Path)
