@@ -19,9 +19,9 @@ const (
 // openCreated fills in how a new file is opened. What is only written goes to us directly, from the
 // writer's memory: for the cache the kernel would first ask for security.capability, and then copy.
 // Other descriptors of the file use the cache all the same; the kernel keeps it coherent.
-func openCreated(flags uint32, out *fuse.OpenOut) {
+func (r *raw) openCreated(flags uint32, out *fuse.OpenOut) {
 	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
-	if flags&syscall.O_ACCMODE == syscall.O_WRONLY {
+	if r.direct && flags&syscall.O_ACCMODE == syscall.O_WRONLY {
 		out.Fh = directHandle
 		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 	}
@@ -36,6 +36,7 @@ func (r *raw) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.EN
 func (r *raw) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
 
 func (r *raw) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	r.nodes.mark(fs.Ino(in.NodeId), cached) // before it is read: see dropCached
 	n, err := r.fs.Read(r.ctx, fs.Ino(in.NodeId), int64(in.Offset), buf[:min(int(in.Size), len(buf))])
 	if err != nil {
 		return nil, r.status("read", in.NodeId, err)
@@ -69,7 +70,19 @@ func (r *raw) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 	if err := r.fs.Write(r.ctx, ino, off, data); err != nil {
 		return 0, r.status("write", in.NodeId, err)
 	}
+	if in.Fh == directHandle {
+		r.dropCached(ino, off, len(data))
+	}
 	return uint32(len(data)), fuse.OK
+}
+
+// dropCached drops pages that were read while they were written past the kernel's cache. The kernel drops
+// them before such a write, but only the newest ones do it afterwards as well, when a reader may have got
+// the old content meanwhile. It waits for reads under way, which need nothing of this request.
+func (r *raw) dropCached(ino fs.Ino, off int64, n int) {
+	if k := r.kernel.Load(); k != nil && n > 0 && r.nodes.take(ino, cached) {
+		k.InodeNotify(uint64(ino), off, int64(n))
+	}
 }
 
 // appendOffset corrects the end of the file that the kernel appends at, after another session has

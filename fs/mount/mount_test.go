@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -151,26 +152,43 @@ func mountFS(t testing.TB, session func(fs.Watcher) fs.FS, o mount.Options) *mod
 
 // unmount unmounts in any case.
 func unmount(t testing.TB, s *mount.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	connection := connectionOf(s.Dir())
 	err := s.Unmount(ctx)
 	if err == nil {
 		return
 	}
 	t.Errorf("at the end: %v", err)
+	stacks := make([]byte, 1<<20)
+	t.Logf("%s", stacks[:runtime.Stack(stacks, true)])
 	if err := s.Detach(); err != nil {
 		t.Error(err)
 	}
-	abort(s.Dir())
+	if connection != "" { // every request of this mount fails now
+		if err := os.WriteFile(filepath.Join(connection, "abort"), []byte("1"), 0); err != nil {
+			t.Error(err)
+		}
+	}
 	s.Wait()
 }
 
-// abort ends all FUSE connections that this process serves: every request fails.
-func abort(string) {
-	conns, _ := filepath.Glob("/sys/fs/fuse/connections/*/abort")
-	for _, conn := range conns {
-		_ = os.WriteFile(conn, []byte("1"), 0)
+// connectionOf returns the directory of the kernel's that controls the mount at dir, "" when there is
+// none. It does not touch the mount.
+func connectionOf(dir string) string {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return ""
 	}
+	for line := range strings.Lines(string(info)) {
+		var id, parent, major, minor int
+		var root, at string
+		if _, err := fmt.Sscanf(line, "%d %d %d:%d %s %s", &id, &parent, &major, &minor, &root, &at); err == nil && at == dir {
+			return fmt.Sprintf("/sys/fs/fuse/connections/%d", minor)
+		}
+	}
+	return ""
 }
 
 // testWriter makes what is logged a failure: nothing that a test does may be an error of the mount.

@@ -106,7 +106,7 @@ func (r *raw) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 	if err != nil {
 		return r.status("create", in.NodeId, err)
 	}
-	openCreated(in.Flags, &out.OpenOut)
+	r.openCreated(in.Flags, &out.OpenOut)
 	return r.entry(&a, &out.EntryOut)
 }
 
@@ -129,6 +129,6 @@ func (r *raw) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut)
 	}
 	r.rememberHeld(a.Ino)
 	fillEntry(&a, &out.EntryOut)
-	openCreated(in.Flags, &out.OpenOut)
+	r.openCreated(in.Flags, &out.OpenOut)
 	return fuse.OK
 }

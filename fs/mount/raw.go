@@ -25,6 +25,7 @@ type raw struct {
 	ctx                context.Context // of all operations: signals to the caller do not cancel them
 	log                *slog.Logger
 	nodes              *table
+	direct             bool // new files can be written past the kernel's cache
 	priming            atomic.Bool
 	kernel             atomic.Pointer[fuse.Server] // nil before the first request and after the last
 }
@@ -35,7 +36,11 @@ func newRaw(ctx context.Context, log *slog.Logger) *raw {
 
 func (r *raw) String() string { return subtype }
 
-func (r *raw) Init(s *fuse.Server) { r.kernel.Store(s) }
+func (r *raw) Init(s *fuse.Server) {
+	r.kernel.Store(s)
+	// Since it can do this (Linux 6.6), the kernel drops cached pages before it writes past them.
+	r.direct = s.KernelSettings().Flags64()&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
+}
 
 // close lets go of everything that the kernel did not forget.
 func (r *raw) close() {

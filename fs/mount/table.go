@@ -34,6 +34,9 @@ const (
 	// resized: another session changed the content since the last append, so that the kernel may not
 	// know the end of the file.
 	resized
+	// cached: content was read since the last write that bypassed the kernel's cache, so that the kernel
+	// may have pages of it.
+	cached
 )
 
 func newTable() *table {

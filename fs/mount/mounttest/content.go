@@ -6,9 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )

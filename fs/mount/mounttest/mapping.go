@@ -2,12 +2,7 @@ package mounttest
 
 import (
 	"bytes"
-	"fmt"
-	"math/rand/v2"
-	"os"
-	"os/exec"
 	"sync"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
