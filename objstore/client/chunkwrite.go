@@ -9,10 +9,7 @@ import (
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/erasure"
-	"github.com/gabionfs/gabion/objstore/internal/bufpool"
-	"github.com/gabionfs/gabion/objstore/internal/crc"
 	"github.com/gabionfs/gabion/objstore/manager"
-	"github.com/gabionfs/gabion/objstore/manifest"
 	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
@@ -83,69 +80,6 @@ func (u *upload) sorted() []part {
 		return 1
 	})
 	return u.parts
-}
-
-// coded is a chunk ready to be written.
-type coded struct {
-	buf    *bufpool.Buf
-	chunk  manifest.Chunk
-	shards [][]byte
-	sums   [][]uint32 // per fragment, of its blocks
-	sum    uint32     // of the chunk as the user gave it
-	info   []byte     // recovery information
-}
-
-// encode compresses and codes a chunk.
-func (u *upload) encode(p objstore.Policy, number, version uint32, off int64, raw []byte) (*coded, error) {
-	c := u.s.c
-	code, err := c.codes.Get(p.K, p.M)
-	if err != nil {
-		return nil, err
-	}
-	buf := c.pool.Get(code.BufferLen(len(raw)))
-	stored, table, err := c.codec.Encode(buf.B, raw, u.s.preset.Compression)
-	if err != nil {
-		buf.Release()
-		return nil, err
-	}
-	e := &coded{buf: buf, chunk: manifest.Chunk{K: p.K, M: p.M, Number: number, Size: len(raw), Frames: table}}
-	e.shards = code.Split(buf.B[:code.BufferLen(stored)], stored)
-	if err := code.Encode(e.shards); err != nil {
-		buf.Release()
-		return nil, err
-	}
-	e.checksum(p, version, stored)
-	e.info = (&manifest.Recovery{Name: u.name, ID: u.id.ID, Size: u.size, Compression: u.s.preset.Compression,
-		Chunks: u.chunks, Offset: off, Chunk: e.chunk}).Encode(nil)
-	return e, nil
-}
-
-// checksum sums every fragment once, in blocks, and derives the sum of the chunk from that.
-func (e *coded) checksum(p objstore.Policy, version uint32, stored int) {
-	n := len(e.shards[0])
-	e.chunk.Fragments = make([]manifest.Fragment, len(e.shards))
-	e.sums = make([][]uint32, len(e.shards))
-	for i, s := range e.shards {
-		if p.K == 1 && i > 0 {
-			e.sums[i] = e.sums[0]
-			e.chunk.Fragments[i] = e.chunk.Fragments[0]
-			continue
-		}
-		e.sums[i] = crc.Blocks(make([]uint32, 0, (n+crc.Block-1)/crc.Block), s)
-		e.chunk.Fragments[i] = manifest.Fragment{Version: version, Sum: crc.Join(e.sums[i], n)}
-	}
-	if e.chunk.Frames != nil {
-		e.sum = e.chunk.Frames.Sum(e.chunk.Size)
-		return
-	}
-	for i := 0; i*n < stored; i++ {
-		data := min(n, stored-i*n)
-		sum := e.chunk.Fragments[i].Sum
-		if data < n { // padded
-			sum = crc.Sum(e.shards[i][:data])
-		}
-		e.sum = crc.Combine(e.sum, sum, int64(data))
-	}
 }
 
 // outcome is how the write of one fragment ended.
@@ -331,91 +265,4 @@ func (w *chunkWrite) written() []nsm.Location {
 func (w *chunkWrite) location(i int, d objstore.DiskID) nsm.Location {
 	return nsm.Location{Disk: d, Key: objstore.FragmentKey{Namespace: w.u.s.nsm.Number(), Object: w.u.id.ID,
 		Chunk: w.e.chunk.Number, Fragment: uint8(i), Version: w.e.chunk.Fragments[i].Version}}
-}
-
-// followUp looks after writes that nobody waits for any longer: they are confirmed in the manifest
-// when they succeed and the upload was kept with this attempt in it, and queued for deletion otherwise.
-func (w *chunkWrite) followUp(pending int, part bool) {
-	if pending == 0 {
-		return
-	}
-	var settled []func()
-	var late []nsm.Location
-	for i, f := range w.e.chunk.Fragments {
-		if f.Unconfirmed {
-			late = append(late, w.location(i, f.Disk))
-			if d := w.u.s.c.o.Disks.Disk(f.Disk); d != nil {
-				settled = append(settled, d.Straggle())
-			}
-		}
-	}
-	w.u.s.c.setLate(late, true)
-	started := w.u.s.c.background(func() {
-		defer w.u.s.c.setLate(late, false)
-		var ends []outcome
-		for range pending {
-			ends = append(ends, <-w.results)
-		}
-		for _, s := range settled {
-			s()
-		}
-		<-w.u.over
-		if w.u.fate == unknown && part {
-			return // a manifest may name them: the collector knows
-		}
-		w.reconcile(ends, part && w.u.fate == kept)
-	})
-	if !started {
-		for _, s := range settled {
-			s()
-		}
-	}
-}
-
-// reconcile makes the manifest say how late writes ended.
-func (w *chunkWrite) reconcile(ends []outcome, kept bool) {
-	u := w.u
-	if !kept {
-		var gone []nsm.Location
-		for _, o := range ends {
-			if o.err == nil {
-				gone = append(gone, w.location(o.fragment, o.disk.ID()))
-			}
-		}
-		u.abandon(gone)
-		return
-	}
-	err := u.s.nsm.Change(u.s.c.ctx, u.name, u.id.ID, func(m *manifest.Manifest) error {
-		for i := range m.Chunks {
-			if m.Chunks[i].Number == w.e.chunk.Number {
-				confirm(&m.Chunks[i], w.e.chunk.Fragments, ends)
-			}
-		}
-		return nil
-	})
-	if slices.ContainsFunc(ends, func(o outcome) bool { return o.err != nil }) {
-		u.s.c.o.Trouble.Degraded(u.s.nsm, u.name)
-	}
-	switch {
-	case errors.Is(err, objstore.ErrNotFound):
-		// Deleted meanwhile: its fragments were queued, but those that landed after their deletion
-		// are still there.
-		w.reconcile(ends, false)
-	case err != nil:
-		u.s.c.log.Warn("late fragments stay unconfirmed", "object", u.name, "error", err)
-	}
-}
-
-// confirm settles the fragments of a chunk that are still as the writer left them.
-func confirm(c *manifest.Chunk, as []manifest.Fragment, ends []outcome) {
-	for _, o := range ends {
-		f := &c.Fragments[o.fragment]
-		if f.Disk != o.disk.ID() || f.Version != as[o.fragment].Version || !f.Unconfirmed {
-			continue // maintenance was faster
-		}
-		if o.err != nil {
-			f.Disk = 0
-		}
-		f.Unconfirmed = false
-	}
 }

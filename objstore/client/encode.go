@@ -1,0 +1,71 @@
+package client
+
+import (
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/internal/bufpool"
+	"github.com/gabionfs/gabion/objstore/internal/crc"
+	"github.com/gabionfs/gabion/objstore/manifest"
+)
+
+// coded is a chunk ready to be written.
+type coded struct {
+	buf    *bufpool.Buf
+	chunk  manifest.Chunk
+	shards [][]byte
+	sums   [][]uint32 // per fragment, of its blocks
+	sum    uint32     // of the chunk as the user gave it
+	info   []byte     // recovery information
+}
+
+// encode compresses and codes a chunk.
+func (u *upload) encode(p objstore.Policy, number, version uint32, off int64, raw []byte) (*coded, error) {
+	c := u.s.c
+	code, err := c.codes.Get(p.K, p.M)
+	if err != nil {
+		return nil, err
+	}
+	buf := c.pool.Get(code.BufferLen(len(raw)))
+	stored, table, err := c.codec.Encode(buf.B, raw, u.s.preset.Compression)
+	if err != nil {
+		buf.Release()
+		return nil, err
+	}
+	e := &coded{buf: buf, chunk: manifest.Chunk{K: p.K, M: p.M, Number: number, Size: len(raw), Frames: table}}
+	e.shards = code.Split(buf.B[:code.BufferLen(stored)], stored)
+	if err := code.Encode(e.shards); err != nil {
+		buf.Release()
+		return nil, err
+	}
+	e.checksum(p, version, stored)
+	e.info = (&manifest.Recovery{Name: u.name, ID: u.id.ID, Size: u.size, Compression: u.s.preset.Compression,
+		Chunks: u.chunks, Offset: off, Chunk: e.chunk}).Encode(nil)
+	return e, nil
+}
+
+// checksum sums every fragment once, in blocks, and derives the sum of the chunk from that.
+func (e *coded) checksum(p objstore.Policy, version uint32, stored int) {
+	n := len(e.shards[0])
+	e.chunk.Fragments = make([]manifest.Fragment, len(e.shards))
+	e.sums = make([][]uint32, len(e.shards))
+	for i, s := range e.shards {
+		if p.K == 1 && i > 0 {
+			e.sums[i] = e.sums[0]
+			e.chunk.Fragments[i] = e.chunk.Fragments[0]
+			continue
+		}
+		e.sums[i] = crc.Blocks(make([]uint32, 0, (n+crc.Block-1)/crc.Block), s)
+		e.chunk.Fragments[i] = manifest.Fragment{Version: version, Sum: crc.Join(e.sums[i], n)}
+	}
+	if e.chunk.Frames != nil {
+		e.sum = e.chunk.Frames.Sum(e.chunk.Size)
+		return
+	}
+	for i := 0; i*n < stored; i++ {
+		data := min(n, stored-i*n)
+		sum := e.chunk.Fragments[i].Sum
+		if data < n { // padded
+			sum = crc.Sum(e.shards[i][:data])
+		}
+		e.sum = crc.Combine(e.sum, sum, int64(data))
+	}
+}

@@ -1,0 +1,145 @@
+package maint
+
+import (
+	"errors"
+	"time"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore/manager"
+)
+
+// settle is how long maintenance lets work gather before it begins.
+const settle = 200 * time.Millisecond
+
+// retryEvery is how often maintenance looks whether what could not be done can be done now.
+const retryEvery = 30 * time.Second
+
+func (m *Maint) loop() {
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
+	collect, stopCollect := ticker(m.o.CollectEvery)
+	defer stopCollect()
+	scrub, stopScrub := ticker(m.o.ScrubEvery)
+	defer stopScrub()
+	for {
+		var err error
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-m.wake:
+			if !m.pause(settle) {
+				return
+			}
+			err = m.round()
+		case <-retry.C:
+			err = m.retry()
+		case <-collect:
+			_, err = m.Collect(m.ctx)
+		case <-scrub:
+			err = m.Scrub(m.ctx)
+		}
+		if err != nil && m.ctx.Err() == nil && !errors.Is(err, kv.ErrClosed) {
+			m.log.Warn("maintenance will try again", "error", err)
+		}
+	}
+}
+
+func ticker(every time.Duration) (<-chan time.Time, func()) {
+	if every < 0 {
+		return nil, func() {}
+	}
+	t := time.NewTicker(every)
+	return t.C, t.Stop
+}
+
+// pause waits, and reports false when maintenance is to stop.
+func (m *Maint) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-m.ctx.Done():
+		return false
+	}
+}
+
+// round does what is waiting.
+func (m *Maint) round() error {
+	m.mu.Lock()
+	t := m.todo
+	m.todo.reset()
+	m.mu.Unlock()
+	var errs []error
+	for o, keys := range t.bad {
+		errs = append(errs, m.heal(m.ctx, o, keys))
+	}
+	for o := range t.degraded {
+		if t.bad[o] == nil && !m.waiting() {
+			errs = append(errs, m.heal(m.ctx, o, nil))
+		}
+	}
+	if t.survey || t.more {
+		errs = append(errs, m.unpark(m.ctx))
+		if wait := m.settling(); wait > 0 {
+			// A disk has gone just now. It may be back in a moment: look again then.
+			m.later(wait)
+		} else {
+			err := m.Repair(m.ctx)
+			if err != nil {
+				m.later(retryEvery) // not every object that is left over is in a queue
+			}
+			errs = append(errs, err)
+		}
+	}
+	for ns := range t.obsolete {
+		errs = append(errs, m.DeleteObsolete(m.ctx, ns))
+	}
+	return errors.Join(errs...)
+}
+
+// waiting tells whether a disk is down that may still come back: degraded objects wait with it.
+func (m *Maint) waiting() bool { return m.settling() > 0 }
+
+// later surveys after d.
+func (m *Maint) later(d time.Duration) {
+	m.wg.Go(func() {
+		if m.pause(d) {
+			m.DisksChanged()
+		}
+	})
+}
+
+// settling returns how long to wait before the disks that are down now are given up.
+func (m *Maint) settling() time.Duration {
+	if m.o.RepairDelay < 0 {
+		return 0
+	}
+	var wait time.Duration
+	for _, d := range m.o.Disks.Disks() {
+		if s := d.Status(); s.State != manager.Up && s.Admin == manager.Active {
+			wait = max(wait, m.o.RepairDelay-time.Since(s.Since))
+		}
+	}
+	return wait
+}
+
+// retry looks after what is left over: queues that could not be emptied, objects that are degraded.
+func (m *Maint) retry() error {
+	for _, ns := range m.o.Namespaces() {
+		m.Obsolete(ns.NSM())
+		// Some at a time: those that cannot be healed must not keep others from their turn.
+		names, last, err := ns.NSM().Degraded(m.ctx, m.degradedFrom[ns.NSM()], maxTodo/2)
+		if err != nil {
+			return err
+		}
+		if len(names) == 0 {
+			last = 0
+		}
+		m.degradedFrom[ns.NSM()] = last
+		for _, name := range names {
+			m.Degraded(ns.NSM(), name)
+		}
+	}
+	return nil
+}
