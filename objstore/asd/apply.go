@@ -377,11 +377,8 @@ func (a *ASD) lookup(key []byte) (*entry, error) {
 // writeFrame writes the group and publishes it.
 func (a *ASD) writeFrame(g *group) error {
 	act := a.table.active
-	a.table.RLock()
-	epoch := act.seg.state.epoch
-	a.table.RUnlock()
 	info := frameInfo{
-		epoch: epoch, segment: act.seg.id, lsn: a.writer.lsn + 1,
+		epoch: act.seg.epoch, segment: act.seg.id, lsn: a.writer.lsn + 1,
 		synced: act.synced.Load(), page: uint32(act.pos / pageSize),
 	}
 	offs, iov, bufs := g.frame.build(a.buffers, info)

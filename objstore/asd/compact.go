@@ -175,14 +175,14 @@ func (a *ASD) deleteNeeded(s *segment, o *opView) bool {
 // walk calls fn for every op in a sealed segment, and reports how many places were damaged.
 func (a *ASD) walk(s *segment, fn func(h *frameInfo, o *opView) error) (damaged int, err error) {
 	a.table.RLock()
-	end, epoch := s.state.end, s.state.epoch
+	end := s.state.end
 	a.table.RUnlock()
 	f, err := os.Open(s.path)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	sc := &scanner{f: f, id: s.id, epoch: epoch, size: end}
+	sc := &scanner{f: f, id: s.id, epoch: s.epoch, size: end}
 	for off := int64(segmentStart); off+pageSize <= end; {
 		h, err := sc.header(off)
 		if err == nil {

@@ -67,7 +67,7 @@ func findInfo(f readerAt, s *segment, key []byte, e *entry) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.epoch != s.state.epoch || h.segment != s.id || h.page != e.page {
+	if h.epoch != s.epoch || h.segment != s.id || h.page != e.page {
 		return nil, bad("frame of another life")
 	}
 	meta := b[frameHeader:]

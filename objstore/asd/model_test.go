@@ -201,7 +201,7 @@ func (m *model) compactOne(t *rapid.T) {
 	a.table.RLock()
 	var ids []uint64
 	for id, s := range a.table.segments {
-		if s.sealed {
+		if s.sealed && !s.dying && !s.missing { // as victim chooses
 			ids = append(ids, id)
 		}
 	}

@@ -133,7 +133,7 @@ func (r *replayer) everything() error {
 	}
 	t.Unlock()
 	for i, s := range segs {
-		ff := &foundFile{slot: s.state.slot, size: ends[i], info: segmentInfo{id: s.id, epoch: s.state.epoch}}
+		ff := &foundFile{slot: s.state.slot, size: ends[i], info: segmentInfo{id: s.id, epoch: s.epoch}}
 		if _, err := r.segment(ff, segmentStart, ends[i]); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				continue

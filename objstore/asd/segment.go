@@ -75,8 +75,9 @@ func decodeSegmentInfo(b []byte) (segmentInfo, error) {
 
 // segment is one life of a segment file. Its id and epoch are never used again.
 type segment struct {
-	id   uint64
-	path string
+	id    uint64
+	epoch uint64
+	path  string
 
 	// state is guarded by ASD.table.
 	state segmentState
@@ -98,7 +99,7 @@ type segment struct {
 }
 
 func newSegment(dir string, id uint64, st segmentState) *segment {
-	s := &segment{id: id, path: segmentPath(dir, st.slot), state: st, drained: make(chan struct{})}
+	s := &segment{id: id, epoch: st.epoch, path: segmentPath(dir, st.slot), state: st, drained: make(chan struct{})}
 	s.refs.Store(1)
 	return s
 }
