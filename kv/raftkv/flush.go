@@ -200,16 +200,27 @@ func (s *Store) sealActive() *sealedTable {
 	return t
 }
 
-// growBase exchanges the mapping of the state file for a larger one when it may not hold n bytes more.
+// growBase exchanges the mapping of the state file for a larger one when a transaction with n bytes may
+// not fit. bbolt would do it by itself, and wait for the pin of the generation that it is to replace.
 func (s *Store) growBase(n int64) error {
 	s.mu.Lock()
 	b := s.gen.base
 	s.mu.Unlock()
 	size, err := statFile(b.path)
-	if err != nil || 2*size+4*n < int64(b.mapped) {
+	if err != nil {
 		return err
 	}
-	return s.swapBase(func() (*generation, state, error) { return openBase(b.dir, 2*b.mapped, s.log) }, nil)
+	// At worst every page that there is gets a new place, and each new page is half full. The rest is
+	// for the list of free pages.
+	need := 2*size + 4*n + 1<<20
+	mapped := b.mapped
+	for int64(mapped) < need {
+		mapped *= 2
+	}
+	if mapped == b.mapped {
+		return nil
+	}
+	return s.swapBase(func() (*generation, state, error) { return openBase(b.dir, mapped, s.log) }, nil)
 }
 
 // swapBase waits until no view is open, closes the state file and opens what open returns in its place.

@@ -47,6 +47,8 @@ type Options struct {
 	// SyncTimeout is how long a sync of the log may take before a member of a larger group stops, so
 	// that another one can lead; 20 s when 0.
 	SyncTimeout time.Duration
+
+	mapBytes int // address space for the state file at first; firstMap when 0
 }
 
 func (o *Options) setDefaults() error {
@@ -73,6 +75,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.HeartbeatTimeout == 0 {
 		o.HeartbeatTimeout = time.Second
+	}
+	if o.mapBytes == 0 {
+		o.mapBytes = firstMap
 	}
 	if o.SyncTimeout == 0 {
 		o.SyncTimeout = 20 * time.Second

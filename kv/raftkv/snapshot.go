@@ -232,7 +232,7 @@ func (s *Store) restore() error {
 		if err := syncDir(dir); err != nil {
 			return nil, state{}, err
 		}
-		return openBase(dir, firstMap, s.log)
+		return openBase(dir, s.opts.mapBytes, s.log)
 	}
 	err := s.swapBase(open, func(st state) {
 		s.active, s.flushing = newMemtable(), nil

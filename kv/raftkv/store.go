@@ -149,7 +149,7 @@ func (s *Store) openFiles() error {
 			return fmt.Errorf("raftkv: create %s: %w", path, err)
 		}
 	}
-	gen, st, err := openBase(s.opts.Dir, firstMap, s.log)
+	gen, st, err := openBase(s.opts.Dir, s.opts.mapBytes, s.log)
 	if err != nil {
 		return err
 	}
