@@ -10,6 +10,9 @@ import (
 	"github.com/gabionfs/gabion/fs"
 )
 
+// errLookAgain makes the kernel walk the path once more, and ask about each name of it.
+var errLookAgain = errors.New("another session was quicker")
+
 // errnos is the one place where errors of the contract become errno.
 var errnos = []struct {
 	err   error
@@ -31,6 +34,7 @@ var errnos = []struct {
 	{fs.ErrTooBig, syscall.E2BIG},
 	{fs.ErrNotSupported, syscall.EOPNOTSUPP},
 	{fs.ErrBusy, syscall.EBUSY},
+	{errLookAgain, syscall.ESTALE},
 	{context.Canceled, syscall.EINTR},
 	{context.DeadlineExceeded, syscall.ETIMEDOUT},
 }

@@ -25,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	code := mounttest.Main(m, map[string]func([]string){"serve": serve, "shell": shell, "ordinary": ordinary})
+	code := mounttest.Main(m, map[string]func([]string){"serve": serve, "shell": shell, "ordinary": ordinary, "bench": bench})
 	if code == 0 && !mounttest.IsChild() {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)

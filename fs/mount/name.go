@@ -114,7 +114,7 @@ func (r *raw) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 func (r *raw) openExisting(in *fuse.CreateIn, name string) (fs.Attr, error) {
 	a, err := r.fs.Lookup(r.ctx, fs.Ino(in.NodeId), name)
 	if err == nil && !a.IsRegular() {
-		err = fs.ErrExist
+		err = errLookAgain
 	}
 	if err == nil && in.Flags&syscall.O_TRUNC != 0 {
 		a, err = r.fs.Setattr(r.ctx, a.Ino, fs.SetAttr{Mask: fs.SetSize})

@@ -7,7 +7,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -82,7 +81,7 @@ func (r *raw) Forget(nodeid, lookups uint64) {
 // entry answers with an inode by name.
 func (r *raw) entry(a *fs.Attr, out *fuse.EntryOut) fuse.Status {
 	if err := r.remember(a.Ino); err != nil {
-		return fuse.Status(syscall.ESTALE) // it was just there: the kernel looks again
+		return r.status("entry", uint64(a.Ino), errLookAgain) // it was just there
 	}
 	fillEntry(a, out)
 	return fuse.OK
