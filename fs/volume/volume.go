@@ -27,6 +27,7 @@ import (
 type Options struct {
 	DirtyMax   int64                    // bytes of dirty buffers, as in data.Options
 	FlushAfter time.Duration            // as in data.Options
+	UID, GID   uint32                   // who owns the root directory of a volume that is made
 	Capacity   func() objstore.Capacity // of the disks; nil means endless
 	Clock      func() time.Time         // nil is time.Now
 	Logger     *slog.Logger             // nil discards
@@ -50,7 +51,7 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
-	if _, err := meta.Format(ctx, store, meta.FormatOptions{Clock: o.Clock}); err != nil && !errors.Is(err, fs.ErrExist) {
+	if _, err := meta.Format(ctx, store, meta.FormatOptions{Clock: o.Clock, UID: o.UID, GID: o.GID}); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("format volume: %w", err)
 	}
 	tree, err := meta.Open(ctx, store, meta.Options{Clock: o.Clock, Logger: o.Logger})

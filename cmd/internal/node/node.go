@@ -79,7 +79,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	if n.content, err = n.objects.Namespace(ctx, volumeNamespace); err != nil {
 		return nil, err
 	}
-	n.volume, err = volume.Open(ctx, n.kv, n.content, volume.Options{Capacity: n.capacity, Logger: o.Logger})
+	n.volume, err = volume.Open(ctx, n.kv, n.content, volume.Options{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Capacity: n.capacity, Logger: o.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the filesystem: %w", err)
 	}
