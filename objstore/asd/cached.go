@@ -19,28 +19,18 @@ func (a *ASD) CachedGet(ctx context.Context, key []byte, sec Section) bool {
 	if off < 0 || n == 0 || off > e.size || n > e.size-off {
 		return false
 	}
-	first, last := off/BlockSize, (off+n-1)/BlockSize
-	from, to := first*BlockSize, min((last+1)*BlockSize, e.size)
-	span := make([][]byte, 0, 3)
-	if pre, post := off-from, to-off-n; pre+post > 0 {
-		scratch := a.buffers.Get(pre + post)
-		defer scratch.Free()
-		if pre > 0 {
-			span = append(span, scratch.Bytes()[:pre:pre])
-		}
-		span = append(span, sec.Buf)
-		if post > 0 {
-			span = append(span, scratch.Bytes()[pre:])
-		}
-	} else {
-		span = append(span, sec.Buf)
-	}
+	first, span, free := a.blocksOf(e, off, sec.Buf)
+	defer free()
 	f, err := s.reader()
 	if err != nil {
 		return false
 	}
-	got, err := unix.Preadv2(int(f.Fd()), span, e.payloadOffset()+int64(from), unix.RWF_NOWAIT)
-	if err != nil || got != to-from || badSpan(span, e.crcs[4*first:]) >= 0 {
+	want := 0
+	for _, p := range span {
+		want += len(p)
+	}
+	got, err := unix.Preadv2(int(f.Fd()), span, e.payloadOffset()+int64(first)*BlockSize, unix.RWF_NOWAIT)
+	if err != nil || got != want || badSpan(span, e.crcs[4*first:]) >= 0 {
 		return false
 	}
 	a.counters.read(n)

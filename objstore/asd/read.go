@@ -295,24 +295,9 @@ func (a *ASD) readSection(s *segment, key []byte, e *entry, off int, buf []byte)
 	if len(buf) == 0 {
 		return nil
 	}
-	first, last := off/BlockSize, (off+len(buf)-1)/BlockSize
-	from, to := first*BlockSize, min((last+1)*BlockSize, e.size)
-	pre, post := off-from, to-off-len(buf)
-	span := make([][]byte, 0, 3)
-	if pre+post > 0 {
-		scratch := a.buffers.Get(pre + post)
-		defer scratch.Free()
-		if pre > 0 {
-			span = append(span, scratch.Bytes()[:pre:pre])
-		}
-		span = append(span, buf)
-		if post > 0 {
-			span = append(span, scratch.Bytes()[pre:])
-		}
-	} else {
-		span = append(span, buf)
-	}
-	at := e.payloadOffset() + int64(from)
+	first, span, free := a.blocksOf(e, off, buf)
+	defer free()
+	at := e.payloadOffset() + int64(first)*BlockSize
 	err := readBuffered(s, span, at)
 	bad := -1
 	if err == nil {
@@ -329,6 +314,28 @@ func (a *ASD) readSection(s *segment, key []byte, e *entry, off int, buf []byte)
 		return fmt.Errorf("asd %s: get %q: %w", a.dir, key, err)
 	}
 	return a.rereadSection(s, key, e, first, span, at, bad)
+}
+
+// blocksOf returns the memory into which the blocks that a section touches are read, whole: buf, with
+// scratch before and after it, which free gives back. first is the number of the first block. buf is not empty
+// and lies within the payload.
+func (a *ASD) blocksOf(e *entry, off int, buf []byte) (first int, span [][]byte, free func()) {
+	first, last := off/BlockSize, (off+len(buf)-1)/BlockSize
+	from, to := first*BlockSize, min((last+1)*BlockSize, e.size)
+	pre, post := off-from, to-off-len(buf)
+	if pre+post == 0 {
+		return first, [][]byte{buf}, func() {}
+	}
+	scratch := a.buffers.Get(pre + post)
+	span = make([][]byte, 0, 3)
+	if pre > 0 {
+		span = append(span, scratch.Bytes()[:pre:pre])
+	}
+	span = append(span, buf)
+	if post > 0 {
+		span = append(span, scratch.Bytes()[pre:])
+	}
+	return first, span, scratch.Free
 }
 
 // rereadSection asks the disk itself when what the page cache gave fails its checksums.
