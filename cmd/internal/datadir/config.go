@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,8 +19,9 @@ import (
 
 const (
 	formatName = "format"
+	bundleName = "cluster.pem"
 	magic      = "gabion-data "
-	version    = 1
+	version    = 2       // 1 has no Remote, and is what is written without one
 	maxFormat  = 1 << 20 // bytes of a format file
 )
 
@@ -37,13 +37,21 @@ const (
 )
 
 // Config is what the format file keeps: how the directory was made. Which disks there are today is in
-// the key-value store.
+// the key-value store, which Remote names when it is not in the directory.
 type Config struct {
 	State    State             `json:"state"`
 	Cluster  string            `json:"cluster"` // 32 hex digits, chosen at random
 	Created  time.Time         `json:"created"`
 	ASDs     []string          `json:"asds"` // folders of the first disks, relative to the directory when inside it
 	Policies []objstore.Policy `json:"policies"`
+	Remote   *Remote           `json:"remote,omitempty"`
+}
+
+// Remote is the store of a cluster that holds the metadata of a data directory's filesystem.
+type Remote struct {
+	Cluster string `json:"cluster"` // id of the cluster, 32 hex digits; not that of the disks
+	Store   string `json:"store"`
+	Owner   string `json:"owner"` // the name under which the store is used exclusively; never changes
 }
 
 // NewConfig returns the configuration of a new cluster, without disks and policies.
@@ -86,11 +94,35 @@ func (c *Config) validate() error {
 			return err
 		}
 	}
+	if c.Remote != nil {
+		return c.Remote.validate()
+	}
+	return nil
+}
+
+const (
+	maxStore = 128 // bytes of a store's name; what is allowed in it is the cluster's business
+	maxOwner = 256
+)
+
+func (r *Remote) validate() error {
+	switch {
+	case !clusterID.MatchString(r.Cluster):
+		return fmt.Errorf("cluster id %q of the store is not 32 hex digits", r.Cluster)
+	case len(r.Store) < 1 || len(r.Store) > maxStore:
+		return fmt.Errorf("the store's name has %d bytes, 1 to %d are allowed", len(r.Store), maxStore)
+	case len(r.Owner) < 1 || len(r.Owner) > maxOwner:
+		return fmt.Errorf("the owner's name has %d bytes, 1 to %d are allowed", len(r.Owner), maxOwner)
+	}
 	return nil
 }
 
 func (c *Config) clone() Config {
 	n := *c
+	if c.Remote != nil {
+		r := *c.Remote
+		n.Remote = &r
+	}
 	n.ASDs = append([]string(nil), c.ASDs...)
 	n.Policies = append([]objstore.Policy(nil), c.Policies...)
 	return n
@@ -104,7 +136,11 @@ func encode(c Config) ([]byte, error) {
 		return nil, err
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s%d\n%s\n", magic, version, body)
+	v := version
+	if c.Remote == nil {
+		v = 1
+	}
+	fmt.Fprintf(&b, "%s%d\n%s\n", magic, v, body)
 	fmt.Fprintf(&b, "crc32c %08x\n", crc32.Checksum(b.Bytes(), castagnoli))
 	return b.Bytes(), nil
 }
@@ -147,12 +183,18 @@ func (d *Dir) write() error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(d.Path, formatName)
+	return d.replace(formatName, raw)
+}
+
+// replace makes raw the content of the file of that name, durably: a crash leaves the old content or the
+// new.
+func (d *Dir) replace(name string, raw []byte) error {
+	path := filepath.Join(d.Path, name)
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, bytes.NewReader(raw))
+	_, err = f.Write(raw)
 	if err == nil {
 		err = f.Sync()
 	}

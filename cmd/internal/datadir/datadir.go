@@ -1,7 +1,8 @@
 // Package datadir owns the layout of gabion's data directory and the right to use it.
 //
 //	DIR/format        what the directory is: magic, version, cluster, disks, policies (below)
-//	DIR/kv/           the replicated key-value store
+//	DIR/kv/           the key-value store, unless it is on a cluster
+//	DIR/cluster.pem   then how to reach that cluster: a copy of the client's bundle
 //	DIR/asd-NN/       the disks that were made inside the directory
 //	DIR/control.sock  the running process's control socket
 //
@@ -57,6 +58,12 @@ type Dir struct {
 
 // KV is the directory of the key-value store.
 func (d *Dir) KV() string { return filepath.Join(d.Path, "kv") }
+
+// Bundle is the file that says how to reach the cluster that Config.Remote is about.
+func (d *Dir) Bundle() string { return filepath.Join(d.Path, bundleName) }
+
+// WriteBundle replaces the bundle durably. It holds a private key: only its owner may read it.
+func (d *Dir) WriteBundle(raw []byte) error { return d.replace(bundleName, raw) }
 
 // Resolve returns the absolute path of a folder that Config names.
 func (d *Dir) Resolve(folder string) string {
@@ -182,7 +189,7 @@ func (d *Dir) Abandon() error {
 func (d *Dir) Close() error { return d.lock.Close() }
 
 // made matches the names that a creation makes, but for the format file.
-var made = regexp.MustCompile(`^(kv|asd-[0-9]{2}|control\.sock|format\.new)$`)
+var made = regexp.MustCompile(`^(kv|asd-[0-9]{2}|control\.sock|format\.new|cluster\.pem(\.new)?)$`)
 
 // clear removes what a creation makes. Only called while nothing was stored yet.
 func (d *Dir) clear() error {

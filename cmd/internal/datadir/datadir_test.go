@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 		{"cut before the marker", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "format.new"), "") }, ErrAbsent},
 		{"foreign", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "thesis.tex"), "x") }, ErrForeign},
 		{"kv without format", func(t *testing.T, dir string) { os.Mkdir(filepath.Join(dir, "kv"), 0o700) }, ErrForeign},
-		{"newer", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "format"), "gabion-data 2\nanything") }, ErrNewer},
+		{"newer", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "format"), "gabion-data 999\nanything") }, ErrNewer},
 		{"flipped bit", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "format"), string(flipped)) }, ErrDamaged},
 		{"cut short", func(t *testing.T, dir string) {
 			mustWrite(t, filepath.Join(dir, "format"), string(ready[:len(ready)-3]))
@@ -177,4 +177,42 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("what decoded does not decode after encoding: %v", err)
 		}
 	})
+}
+
+func TestRemote(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "data")
+	c := config()
+	c.Remote = &Remote{Cluster: strings.Repeat("0b", 16), Store: "home", Owner: "host:/data 1234"}
+	d, err := Create(path, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.WriteBundle([]byte("secret")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Update(func(c *Config) { c.Remote.Store = "" }); err == nil || d.Config.Remote.Store != "home" {
+		t.Fatalf("a store without a name: %v, %+v", err, d.Config.Remote)
+	}
+	d.Close()
+	got, err := Probe(path)
+	if err != nil || got.Remote == nil || *got.Remote != *c.Remote {
+		t.Fatalf("%v %+v", err, got.Remote)
+	}
+	raw, err := os.ReadFile(d.Bundle())
+	if info, _ := os.Stat(d.Bundle()); err != nil || string(raw) != "secret" || info.Mode().Perm() != 0o600 {
+		t.Fatalf("bundle %q, %v, %v", raw, info, err)
+	}
+	head, err := os.ReadFile(filepath.Join(path, "format"))
+	if err != nil || !strings.HasPrefix(string(head), "gabion-data 2\n") {
+		t.Fatalf("a program that does not know clusters would open it: %s", head)
+	}
+	for _, bad := range []Remote{{Cluster: "x", Store: "s", Owner: "o"}, {Cluster: c.Cluster, Store: "s"}, {Cluster: c.Cluster, Store: strings.Repeat("s", 200), Owner: "o"}} {
+		c.Remote = &bad
+		if _, err := Create(filepath.Join(t.TempDir(), "d"), c); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
 }
