@@ -14,7 +14,6 @@ import (
 	"github.com/gabionfs/gabion/fs"
 	"github.com/gabionfs/gabion/fs/volume"
 	"github.com/gabionfs/gabion/kv"
-	"github.com/gabionfs/gabion/kv/raftkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/local"
@@ -29,13 +28,15 @@ type Options struct {
 	Claim   []string // absolute folders to use as disks besides those that are known
 	Quiet   bool     // nothing works in the background: for a look, not for a run
 	Logger  *slog.Logger
+	// Store opens the key-value store when it is not the one in the data directory. The node closes it.
+	Store func(context.Context) (Store, error)
 }
 
 // Node is an open data directory. Safe for concurrent use.
 type Node struct {
 	o       Options
 	dir     *datadir.Dir
-	kv      *raftkv.Store
+	kv      Store
 	objects *local.Backend
 	content objstore.Namespace // of the volume
 	volume  *volume.Volume
@@ -54,10 +55,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 		n.o.Logger = slog.New(slog.DiscardHandler)
 	}
 	creating := d.Config.State == datadir.Creating
-	if !creating && empty(d.KV()) {
-		return nil, fmt.Errorf("the key-value store in %s is gone: without it the fragments on the disks cannot be told apart", d.KV())
-	}
-	if n.kv, err = raftkv.Open(ctx, raftkv.Options{Dir: d.KV(), Logger: o.Logger}); err != nil {
+	if n.kv, err = openStore(ctx, d, o); err != nil {
 		return nil, err
 	}
 	cluster, err := asd.ParseID(d.Config.Cluster)
@@ -88,7 +86,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 }
 
 // Failed returns why the node cannot go on, or nil.
-func (n *Node) Failed() error { return n.kv.Stats().Err }
+func (n *Node) Failed() error { return n.kv.Err() }
 
 // empty reports whether dir is missing or has no entries.
 func empty(dir string) bool {

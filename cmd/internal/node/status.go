@@ -32,14 +32,7 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 		return s, err
 	}
 	n.maintenance(&s)
-	k := n.kv.Stats()
-	s.KV = control.KV{
-		Leads: k.Leads, Term: k.Term, Applied: k.AppliedIndex, State: k.StateIndex,
-		PendingBytes: k.PendingBytes, RecentBytes: k.RecentBytes, StateBytes: k.StateBytes, LogBytes: k.LogBytes,
-	}
-	if k.Err != nil {
-		s.KV.Error = k.Err.Error()
-	}
+	s.KV = n.kv.Status()
 	s.Memory.Dirty = n.volume.Dirty()
 	judge(&s)
 	return s, nil
