@@ -29,6 +29,14 @@ const (
 // one that was never written finds nothing.
 type Keyspace string
 
+// SystemKeyspace holds what the machinery around a store keeps in it: leases, the record of what remote
+// clients had applied, marks. Names that begin with a zero byte are reserved for it; whoever lets others
+// choose keyspaces refuses them.
+const SystemKeyspace Keyspace = "\x00system"
+
+// Reserved says whether the keyspace is one that only the machinery around a store uses.
+func (ks Keyspace) Reserved() bool { return len(ks) > 0 && ks[0] == 0 }
+
 // Commit is the strength with which an update is committed.
 type Commit uint8
 

@@ -124,7 +124,7 @@ func newKVSet(e *env, f *kvFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.apply(e, cmd, kv.Sequence{Updates: []kv.SequenceUpdate{{Keyspace: kv.Keyspace(f.keyspace), Key: key, Value: value}}})
+			return f.apply(e, cmd, []kv.Step{{Op: kv.OpSet, Keyspace: kv.Keyspace(f.keyspace), Key: key, Value: value}})
 		},
 	}
 }
@@ -142,19 +142,19 @@ func newKVDelete(e *env, f *kvFlags) *cobra.Command {
 				return err
 			}
 			ks := kv.Keyspace(f.keyspace)
-			return f.apply(e, cmd, kv.Sequence{
-				Asserts: []kv.Assert{{Keyspace: ks, Key: key, Exists: true}},
-				Updates: []kv.SequenceUpdate{{Keyspace: ks, Key: key, Delete: true}},
+			return f.apply(e, cmd, []kv.Step{
+				{Op: kv.OpAssertExists, Keyspace: ks, Key: key},
+				{Op: kv.OpDelete, Keyspace: ks, Key: key},
 			})
 		},
 	}
 }
 
-func (f *kvFlags) apply(e *env, cmd *cobra.Command, q kv.Sequence) error {
+func (f *kvFlags) apply(e *env, cmd *cobra.Command, steps []kv.Step) error {
 	if err := f.mayWrite(); err != nil {
 		return err
 	}
-	return e.withClient(cmd.Context(), func(c *control.Client) error { return c.KVSequence(cmd.Context(), q) })
+	return e.withClient(cmd.Context(), func(c *control.Client) error { return c.KVSequence(cmd.Context(), steps) })
 }
 
 func newKVRange(e *env, f *kvFlags) *cobra.Command {
@@ -234,7 +234,8 @@ none, durably:
   delete KEY
 
 Words with spaces or special characters are quoted as Go strings; empty lines
-and lines that begin with # are skipped. Asserts are checked before any update.`,
+and lines that begin with # are skipped. Steps run in order: each sees what those
+before it wrote.`,
 		Example: `  printf 'assert-absent lock\nset lock me\n' | gabion kv sequence`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -252,57 +253,56 @@ and lines that begin with # are skipped. Asserts are checked before any update.`
 				defer file.Close()
 				in = file
 			}
-			q, err := f.parseSequence(in)
+			steps, err := f.parseSequence(in)
 			if err != nil {
 				return err
 			}
-			return f.apply(e, cmd, q)
+			return f.apply(e, cmd, steps)
 		},
 	}
 }
 
+// sequenceOps are the steps that a line may name, with the number of their arguments.
+var sequenceOps = map[string]struct {
+	op    kv.Op
+	arity int
+}{
+	"assert":        {kv.OpAssert, 2},
+	"assert-exists": {kv.OpAssertExists, 1},
+	"assert-absent": {kv.OpAssertAbsent, 1},
+	"set":           {kv.OpSet, 2},
+	"delete":        {kv.OpDelete, 1},
+}
+
 // parseSequence reads the steps of a sequence.
-func (f *kvFlags) parseSequence(in io.Reader) (kv.Sequence, error) {
-	var q kv.Sequence
-	ks := kv.Keyspace(f.keyspace)
-	arity := map[string]int{"assert": 2, "assert-exists": 1, "assert-absent": 1, "set": 2, "delete": 1}
+func (f *kvFlags) parseSequence(in io.Reader) ([]kv.Step, error) {
+	var steps []kv.Step
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, 4*kv.MaxValue)
 	for line := 1; sc.Scan(); line++ {
 		words, err := splitWords(sc.Text())
 		if err != nil {
-			return q, usagef("line %d: %w", line, err)
+			return nil, usagef("line %d: %w", line, err)
 		}
 		if len(words) == 0 {
 			continue
 		}
-		want, ok := arity[words[0]]
+		known, ok := sequenceOps[words[0]]
 		if !ok {
-			return q, usagef("line %d: unknown step %q", line, words[0])
+			return nil, usagef("line %d: unknown step %q", line, words[0])
 		}
-		if len(words)-1 != want {
-			return q, usagef("line %d: %s takes %d arguments, got %d", line, words[0], want, len(words)-1)
+		if len(words)-1 != known.arity {
+			return nil, usagef("line %d: %s takes %d arguments, got %d", line, words[0], known.arity, len(words)-1)
 		}
 		var args [2][]byte
 		for i, w := range words[1:] {
 			if args[i], err = f.bytes(w); err != nil {
-				return q, usagef("line %d: %w", line, err)
+				return nil, usagef("line %d: %w", line, err)
 			}
 		}
-		switch words[0] {
-		case "assert":
-			q.Asserts = append(q.Asserts, kv.Assert{Keyspace: ks, Key: args[0], Value: args[1]})
-		case "assert-exists":
-			q.Asserts = append(q.Asserts, kv.Assert{Keyspace: ks, Key: args[0], Exists: true})
-		case "assert-absent":
-			q.Asserts = append(q.Asserts, kv.Assert{Keyspace: ks, Key: args[0], Absent: true})
-		case "set":
-			q.Updates = append(q.Updates, kv.SequenceUpdate{Keyspace: ks, Key: args[0], Value: args[1]})
-		case "delete":
-			q.Updates = append(q.Updates, kv.SequenceUpdate{Keyspace: ks, Key: args[0], Delete: true})
-		}
+		steps = append(steps, kv.Step{Op: known.op, Keyspace: kv.Keyspace(f.keyspace), Key: args[0], Value: args[1]})
 	}
-	return q, sc.Err()
+	return steps, sc.Err()
 }
 
 // splitWords splits a line at blanks; words in double or back quotes are Go strings.

@@ -195,8 +195,8 @@ func (c *Client) KVRange(ctx context.Context, q RangeRequest, fn func(Pair) erro
 }
 
 // KVSequence applies a sequence durably; kv.ErrConflict when an assert does not hold.
-func (c *Client) KVSequence(ctx context.Context, q kv.Sequence) error {
-	return c.call(ctx, http.MethodPost, "/v1/kv/sequence", nil, q, nil)
+func (c *Client) KVSequence(ctx context.Context, steps []kv.Step) error {
+	return c.call(ctx, http.MethodPost, "/v1/kv/sequence", nil, steps, nil)
 }
 
 func objectQuery(ns, name string) url.Values { return url.Values{"ns": {ns}, "name": {name}} }

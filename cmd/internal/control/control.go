@@ -11,7 +11,7 @@
 //	POST   /v1/fsck            FsckRequest        a stream of FsckEvent
 //	POST   /v1/kv/get          KeyRequest         []byte
 //	POST   /v1/kv/range        RangeRequest       RangePage
-//	POST   /v1/kv/sequence     kv.Sequence
+//	POST   /v1/kv/sequence     list of kv.Step
 //	GET    /v1/objects?ns=&from=&to=&limit=       []objectInfo
 //	GET    /v1/object?ns=&name=                   the content
 //	HEAD   is not served; /v1/object/stat?ns=&name= is objectInfo

@@ -253,15 +253,15 @@ func TestKV(t *testing.T) {
 		if _, err := c.KVGet(ctx, "user", []byte("a")); !errors.Is(err, kv.ErrNotFound) {
 			t.Fatalf("absent: %v", err)
 		}
-		var q kv.Sequence
+		var q []kv.Step
 		const n = 2*maxPage + 17
 		for i := range n {
-			q.Updates = append(q.Updates, kv.SequenceUpdate{Keyspace: "user", Key: fmt.Appendf(nil, "%05d\xff", i), Value: []byte{byte(i)}})
+			q = append(q, kv.Step{Op: kv.OpSet, Keyspace: "user", Key: fmt.Appendf(nil, "%05d\xff", i), Value: []byte{byte(i)}})
 		}
 		if err := c.KVSequence(ctx, q); err != nil {
 			t.Fatal(err)
 		}
-		err := c.KVSequence(ctx, kv.Sequence{Asserts: []kv.Assert{{Keyspace: "user", Key: []byte("x"), Exists: true}}})
+		err := c.KVSequence(ctx, []kv.Step{{Op: kv.OpAssertExists, Keyspace: "user", Key: []byte("x")}})
 		if !errors.Is(err, kv.ErrConflict) {
 			t.Fatalf("conflict: %v", err)
 		}

@@ -141,11 +141,11 @@ func (h *handler) kvRange(r *http.Request) (any, error) {
 }
 
 func (h *handler) kvSequence(r *http.Request) (any, error) {
-	var q kv.Sequence
-	if err := decode(r, &q); err != nil {
+	var steps []kv.Step
+	if err := decode(r, &steps); err != nil {
 		return nil, err
 	}
-	return struct{}{}, kv.Apply(r.Context(), h.b.KV(), kv.Durable, q)
+	return kv.Apply(r.Context(), h.b.KV(), kv.Durable, steps)
 }
 
 // object returns the namespace and the name that the query gives.
