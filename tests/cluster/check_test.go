@@ -47,7 +47,7 @@ func (f *fake) keep() {
 	f.history = append(f.history, fakeState{time.Now(), f.index, maps.Clone(f.counts), maps.Clone(f.groups)})
 }
 
-func (f *fake) errs(mistake string) bool { return f.mistake == mistake && f.r.IntN(6) == 0 }
+func (f *fake) errs(mistake string) bool { return f.mistake == mistake && f.r.IntN(3) == 0 }
 
 func (f *fake) do(_ context.Context, in input) (output, error) {
 	time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond) // so that operations overlap
@@ -72,8 +72,7 @@ func (f *fake) do(_ context.Context, in input) (output, error) {
 		f.late = append(f.late, func() { _, f.groups[in.Group] = f.apply(in) })
 	case f.errs("lost write"):
 	case f.errs("torn sequence") && out.Applied && in.Kind == opMove:
-		next[in.Key] = in.Expect
-		f.groups[in.Group] = next
+		f.groups[in.Group] = with(f.groups[in.Group], in.Key, 0)
 	default:
 		f.groups[in.Group] = next
 	}
@@ -191,7 +190,7 @@ func TestChecks(t *testing.T) {
 				open: func(int) (database, error) { return f, nil }}
 			stop := make(chan struct{})
 			go func() {
-				for w.rec.size() < 1200 {
+				for w.rec.size() < 1500 {
 					time.Sleep(time.Millisecond)
 				}
 				close(stop)
