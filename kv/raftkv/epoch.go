@@ -41,11 +41,12 @@ type batch struct {
 	first, last uint64 // sequence numbers of its transactions
 	data        []byte // encoded; the end of the chunk while it is open
 	began       time.Time
-	ordered     bool // it has transactions that were acknowledged when they were sequenced
-	wanted      bool // someone waits for it
-	filling     bool // a transaction is being appended
-	proposed    bool // raft has it
-	large       bool // data is not part of a chunk
+	ordered     bool   // it has transactions that were acknowledged when they were sequenced
+	wanted      bool   // someone waits for it
+	filling     bool   // a transaction is being appended
+	proposed    bool   // raft has it
+	large       bool   // data is not part of a chunk
+	index       uint64 // of the log entry; set before done is closed
 	done        chan struct{}
 	err         error // set before done is closed: why it is not known to be committed
 }
@@ -260,7 +261,13 @@ func (s *Store) notLeader() error {
 	if s.closing.Load() || s.failed.Load() != nil {
 		return s.closedError()
 	}
+	if s.raft == nil { // not started yet
+		return &kv.NotLeaderError{}
+	}
 	leader, _ := s.raft.LeaderWithID()
+	if leader == "" || s.link != nil && s.link.silent() {
+		return s.explain(&kv.NotLeaderError{})
+	}
 	return &kv.NotLeaderError{Leader: string(leader)}
 }
 
@@ -363,25 +370,4 @@ func (s *Store) begin() bool {
 	s.ready = make(chan struct{})
 	s.log.Info("kv store leads", "term", term, "applied", s.applied.applied)
 	return true
-}
-
-// verifyLeader begins to verify that this member leads, and returns a function that waits for the
-// answer. A lone voter has nobody to ask: as long as it leads, nobody else can.
-func (s *Store) verifyLeader(e *epoch) func() error {
-	if s.isLone() {
-		if s.raft.State() != raft.Leader || s.raft.CurrentTerm() != e.term {
-			return s.notLeader
-		}
-		return func() error { return nil }
-	}
-	f := s.raft.VerifyLeader()
-	return func() error {
-		if err := f.Error(); err != nil {
-			return s.proposalError(err)
-		}
-		if s.raft.CurrentTerm() != e.term {
-			return s.notLeader()
-		}
-		return nil
-	}
 }

@@ -39,6 +39,7 @@ func (s *Store) apply(l *raft.Log) error {
 	}
 	if l.Type != raft.LogCommand {
 		s.applied.applied = l.Index
+		s.appliedChanged.notify()
 		s.mu.Unlock()
 		return nil
 	}
@@ -84,6 +85,8 @@ func (s *Store) commit(e *epoch, index uint64) {
 	e.pending -= int64(len(b.data) - headerSize)
 	e.committed, s.committed = b.last, b.last
 	s.applied.applied, s.applied.term, s.applied.number = index, e.term, b.number
+	s.appliedChanged.notify()
+	b.index = index
 	s.stats.batches++
 	s.stats.batchBytes += uint64(len(b.data))
 	s.settleFlush()
@@ -103,6 +106,7 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied.applied = l.Index
+	s.appliedChanged.notify()
 	if !s.follows(h, l) {
 		s.stats.void++
 		s.log.Warn("skipped a batch that follows on a lost one", "index", l.Index, "term", h.term, "number", h.number)
@@ -122,14 +126,26 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 	s.stats.applied++
 	if s.active.bytes > s.opts.FlushBytes {
 		wake(s.flushKick)
-		if s.active.bytes > 2*s.opts.FlushBytes {
-			// The flusher needs this goroutine to begin, and it is behind: flush here. Nothing is pending
-			// on this member, so no flush waits for a commit.
-			s.mu.Unlock()
-			err := s.flush(nil)
-			s.mu.Lock()
-			return err
+	}
+	for s.flushing != nil && s.active.bytes > s.room() {
+		progress := s.progress
+		s.mu.Unlock()
+		select {
+		case <-progress:
+		case <-s.stop:
 		}
+		s.mu.Lock()
+		if s.failed.Load() != nil || s.closing.Load() {
+			return nil
+		}
+	}
+	if s.active.bytes > 2*s.opts.FlushBytes {
+		// The flusher needs this goroutine to begin, and it is behind: flush here. Nothing is pending on
+		// this member, so no flush waits for a commit.
+		s.mu.Unlock()
+		err := s.flush(nil)
+		s.mu.Lock()
+		return err
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"os"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -44,11 +45,13 @@ type Options struct {
 	// TrailingLogs is how many log entries are kept behind a snapshot for followers that lag; 512 when
 	// 0. A member without a network keeps none.
 	TrailingLogs uint64
-	// SyncTimeout is how long a sync of the log may take before a member of a larger group stops, so
-	// that another one can lead; 20 s when 0.
+	// SyncTimeout is how long a write to the log may take before a member of a larger group ends its
+	// leadership and keeps silent until the disk answers, so that another one can lead; 3 s when 0.
 	SyncTimeout time.Duration
 
-	mapBytes int // address space for the state file at first; firstMap when 0
+	mapBytes  int                  // address space for the state file at first; firstMap when 0
+	partBytes int64                // pages of the state file that one of its transactions changes; defaultPart when 0
+	syncLog   func(*os.File) error // makes the log durable; fdatasync when nil
 }
 
 func (o *Options) setDefaults() error {
@@ -79,8 +82,11 @@ func (o *Options) setDefaults() error {
 	if o.mapBytes == 0 {
 		o.mapBytes = firstMap
 	}
+	if o.partBytes == 0 {
+		o.partBytes = defaultPart
+	}
 	if o.SyncTimeout == 0 {
-		o.SyncTimeout = 20 * time.Second
+		o.SyncTimeout = 3 * time.Second
 	}
 	if o.TrailingLogs == 0 && o.Transport != nil {
 		o.TrailingLogs = 512

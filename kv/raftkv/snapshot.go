@@ -14,6 +14,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/gabionfs/gabion/kv"
 )
 
 // A snapshot is not a second copy: it is the state file, which contains at least everything up to the
@@ -109,8 +111,15 @@ func (n *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	default:
 		return nil, nil, fmt.Errorf("raftkv: no snapshot %q", id)
 	}
+	// Between flushes the file is a whole picture without the memory tables.
+	n.store.flushMu.Lock()
 	var v view
-	if err := v.open(n.store, true); err != nil {
+	err := n.store.errFlushCut()
+	if err == nil {
+		err = v.open(n.store, true)
+	}
+	n.store.flushMu.Unlock()
+	if err != nil {
 		return nil, nil, err
 	}
 	// What goes over the wire gets new checksums there: nothing damaged may leave.
@@ -232,13 +241,19 @@ func (s *Store) restore() error {
 		if err := syncDir(dir); err != nil {
 			return nil, state{}, err
 		}
-		return openBase(dir, s.opts.mapBytes, s.log)
+		g, st, err := openBase(dir, s.opts.mapBytes, s.log)
+		if err == nil && st.mixed != 0 {
+			_ = g.pin.Rollback()
+			err = errors.Join(&kv.CorruptError{What: s.incoming(), Err: errors.New("a snapshot in the middle of a flush")}, g.base.close())
+		}
+		return g, st, err
 	}
 	err := s.swapBase(open, func(st state) {
 		s.active, s.flushing = newMemtable(), nil
 		s.seq++
 		s.committed = s.seq
 		s.applied = st
+		s.appliedChanged.notify()
 		s.stats.restores++
 	})
 	if err != nil {

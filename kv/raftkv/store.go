@@ -28,9 +28,11 @@ type Store struct {
 	log  *slog.Logger
 	lock *os.File
 
-	raft  *raft.Raft
-	wal   *raftlog.Log
-	snaps *snapshots
+	raft   *raft.Raft
+	wal    *raftlog.Log
+	snaps  *snapshots
+	link   *link // to the peers; nil without a network
+	opened time.Time
 
 	raftStopped sync.Once
 	raftStop    raft.Future
@@ -64,14 +66,18 @@ type Store struct {
 	snapshotLag uint64        // entries that the state file has beyond the index of the last snapshot
 	lost        bool          // acknowledged Ordered updates were discarded, and no Sync has said so yet
 	progress    chan struct{} // closed and replaced whenever a commit or a flush makes room
+	round       *round        // that the next question to the quorum is for, or nil
 	stats       counters
 
-	kick      chan struct{} // wakes the proposer
-	flushKick chan struct{} // wakes the flusher
-	endings   chan *epoch   // epochs that ended although this member may still lead
-	notify    chan bool     // leadership, from raft
-	proposals chan proposal // to the reaper
-	ready     chan struct{} // closed and replaced when an epoch begins
+	appliedChanged signal
+
+	kick       chan struct{} // wakes the proposer
+	flushKick  chan struct{} // wakes the flusher
+	verifyKick chan struct{} // wakes a verifier
+	endings    chan *epoch   // epochs that ended although this member may still lead
+	notify     chan bool     // leadership, from raft
+	proposals  chan proposal // to the reaper
+	ready      chan struct{} // closed and replaced when an epoch begins
 }
 
 // Open opens the member that lives in o.Dir, creating it when the directory is empty. When it is the
@@ -86,17 +92,19 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{
-		opts:      o,
-		log:       o.Logger,
-		stop:      make(chan struct{}),
-		progress:  make(chan struct{}),
-		ready:     make(chan struct{}),
-		kick:      make(chan struct{}, 1),
-		flushKick: make(chan struct{}, 1),
-		endings:   make(chan *epoch, 1),
-		notify:    make(chan bool, 16),
-		proposals: make(chan proposal, maxInFlight),
-		active:    newMemtable(),
+		opts:       o,
+		log:        o.Logger,
+		opened:     time.Now(),
+		stop:       make(chan struct{}),
+		progress:   make(chan struct{}),
+		ready:      make(chan struct{}),
+		kick:       make(chan struct{}, 1),
+		flushKick:  make(chan struct{}, 1),
+		verifyKick: make(chan struct{}, 1),
+		endings:    make(chan *epoch, 1),
+		notify:     make(chan bool, 16),
+		proposals:  make(chan proposal, maxInFlight),
+		active:     newMemtable(),
 	}
 	s.genReady.L = &s.mu
 	if s.lock, err = lockDir(o.Dir); err != nil {
@@ -121,7 +129,10 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s.workers.Go(s.propose)
 	s.workers.Go(s.reap)
 	s.workers.Go(s.flushLoop)
-	s.workers.Go(s.watch)
+	s.workers.Go(s.watchDisk)
+	for range verifiers {
+		s.workers.Go(s.verify)
+	}
 	if lone {
 		if err := s.WaitReady(ctx); err != nil {
 			return nil, err
@@ -135,6 +146,7 @@ func (s *Store) openFiles() error {
 	var err error
 	s.wal, err = raftlog.Open(raftlog.Options{
 		Dir: filepath.Join(s.opts.Dir, logDir), Logger: s.log, OnFailure: s.fail, SegmentBytes: s.opts.SegmentBytes,
+		Sync: s.opts.syncLog,
 	})
 	if err != nil {
 		return err
@@ -161,19 +173,40 @@ func (s *Store) openFiles() error {
 	case last != 0 && last < st.snapshot.Index:
 		// A crash between the arrival of a snapshot and the reset of the log that it makes obsolete.
 		return s.wal.DeleteRange(first, last)
+	case last < st.mixed:
+		return &kv.CorruptError{What: path, Err: fmt.Errorf("it has parts of log entry %d, but the log ends at %d", st.mixed, last)}
+	}
+	return s.finishFlush()
+}
+
+// finishFlush applies what a flush was writing when the process ended, all of which was committed. The
+// state file has some of its keys and not the others.
+func (s *Store) finishFlush() error {
+	for i := s.applied.applied + 1; i <= s.applied.mixed; i++ {
+		var l raft.Log
+		if err := s.wal.GetLog(i, &l); err != nil {
+			return fmt.Errorf("raftkv: %w", err)
+		}
+		if err := s.apply(&l); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 // startRaft starts the consensus and reports whether this member is the only voter.
 func (s *Store) startRaft() (lone bool, err error) {
-	trans := s.opts.Transport
+	var trans raft.Transport
 	var local *loneTransport
-	if trans == nil {
+	cfg := s.opts.raftConfig(s.notify, s.log)
+	if s.opts.Transport == nil {
 		local = newLoneTransport(s.opts.ID)
 		trans = local
+	} else {
+		s.link = newLink(s.opts.Transport)
+		cfg.PreVoteDisabled = !s.link.canPreVote()
+		trans = s.link
 	}
-	cfg := s.opts.raftConfig(s.notify, s.log)
 	if err := s.bootstrap(cfg, trans); err != nil {
 		return false, fmt.Errorf("raftkv: bootstrap: %w", err)
 	}
@@ -259,6 +292,9 @@ func (s *Store) fail(cause error) {
 		return
 	}
 	s.log.Error("kv store stopped", "dir", s.opts.Dir, "cause", cause)
+	if s.link != nil {
+		s.link.gone.Store(true) // raft may be stuck and still send heartbeats
+	}
 	s.halt()
 	go func() { // may be called from raft's own goroutines
 		s.mu.Lock()
@@ -311,6 +347,9 @@ func (s *Store) release() error {
 	if s.raft != nil {
 		errs = append(errs, s.stopRaft().Error())
 	}
+	if s.link != nil {
+		s.link.stop()
+	}
 	s.workers.Wait()
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
@@ -334,22 +373,6 @@ func (s *Store) abandon() {
 	s.closing.Store(true)
 	s.halt()
 	_ = s.release()
-}
-
-// watch is the goroutine that notices a disk that hangs. Raft goes on sending heartbeats then, so
-// nobody else would take over.
-func (s *Store) watch() {
-	for s.sleep(s.opts.SyncTimeout / 4) {
-		since := s.wal.Syncing()
-		if since.IsZero() || time.Since(since) < s.opts.SyncTimeout {
-			continue
-		}
-		if s.isLone() {
-			s.log.Error("the log's disk does not answer", "dir", s.opts.Dir, "since", since)
-			continue
-		}
-		s.fail(fmt.Errorf("the log's disk has not answered since %v", since))
-	}
 }
 
 // sleep waits for d or the end of the store.

@@ -136,24 +136,8 @@ func (t *txn) own(ks kv.Keyspace) []*write {
 
 // Update implements kv.Store.
 func (s *Store) Update(ctx context.Context, c kv.Commit, fn func(kv.Txn) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := s.enter(); err != nil {
-		return err
-	}
-	defer s.leave()
-	if err := s.waitRoom(ctx); err != nil {
-		return err
-	}
-	e, b, seq, err := s.evaluate(c, fn)
-	if err != nil || c == kv.Ordered {
-		return err
-	}
-	if b == nil { // wrote nothing, but may have read what is not durable yet
-		return s.waitCommitted(ctx, e, seq)
-	}
-	return s.waitBatch(ctx, b)
+	_, err := s.UpdateAt(ctx, c, fn)
+	return err
 }
 
 // evaluate runs fn as the only transaction and sequences what it wrote.
@@ -194,7 +178,7 @@ func (s *Store) waitBatch(ctx context.Context, b *batch) error {
 	case <-b.done:
 		return b.err
 	case <-ctx.Done():
-		return errors.Join(kv.ErrUnknownOutcome, ctx.Err())
+		return errors.Join(kv.ErrUnknownOutcome, s.explain(ctx.Err()))
 	}
 }
 
@@ -217,7 +201,7 @@ func (s *Store) waitCommitted(ctx context.Context, e *epoch, seq uint64) error {
 	case <-b.done:
 		return b.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return s.explain(ctx.Err())
 	}
 }
 
@@ -279,7 +263,7 @@ func (s *Store) Sync(ctx context.Context) error {
 func (s *Store) waitRoom(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		full := s.epoch != nil && (s.epoch.pending > s.opts.MaxPending || s.active.bytes > 2*s.opts.FlushBytes)
+		full := s.epoch != nil && (s.epoch.pending > s.opts.MaxPending || s.active.bytes > s.room())
 		progress := s.progress
 		s.mu.Unlock()
 		if !full {
@@ -288,7 +272,7 @@ func (s *Store) waitRoom(ctx context.Context) error {
 		select {
 		case <-progress:
 		case <-ctx.Done():
-			return ctx.Err()
+			return s.explain(ctx.Err())
 		case <-s.stop:
 			return s.closedError()
 		}

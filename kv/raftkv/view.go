@@ -20,6 +20,7 @@ type view struct {
 	flushing *memtable // or nil
 	seq      uint64
 	epoch    *epoch // the leadership under which it was opened, or nil
+	index    uint64 // everything up to this log entry is in it
 	slot     int    // in store.views
 }
 
@@ -36,7 +37,7 @@ func (v *view) open(s *Store, committed bool) error {
 	}
 	s.gen.views++
 	v.gen, v.active, v.flushing, v.epoch = s.gen, s.active, s.flushingTable(), s.epoch
-	v.seq = s.seq
+	v.seq, v.index = s.seq, s.applied.applied
 	if committed {
 		v.seq = s.committed
 	}
@@ -187,18 +188,22 @@ func (s *Store) View(ctx context.Context, l kv.Level, fn func(kv.Reader) error) 
 		return err
 	}
 	defer s.leave()
+	var v view
+	return s.view(ctx, &v, l, fn)
+}
+
+// view evaluates fn over v, which it opens and closes.
+func (s *Store) view(ctx context.Context, v *view, l kv.Level, fn func(kv.Reader) error) error {
 	switch l {
 	case kv.Stale:
-		var v view
 		return v.run(s, true, fn)
 	case kv.Pending:
-		var v view
 		if err := v.run(s, false, fn); err != nil {
 			return err
 		}
-		return s.stillLeads(&v)
+		return s.stillLeads(v)
 	case kv.Linearizable:
-		return s.linearizable(ctx, fn)
+		return s.linearizable(ctx, v, fn)
 	}
 	return fmt.Errorf("raftkv: unknown read level %d", l)
 }
@@ -226,9 +231,8 @@ func (s *Store) stillLeads(v *view) error {
 
 // linearizable evaluates fn, then waits until what it showed is committed and a leadership that was
 // verified after the view began still stands.
-func (s *Store) linearizable(ctx context.Context, fn func(kv.Reader) error) error {
-	var v view
-	verified := func() error { return nil }
+func (s *Store) linearizable(ctx context.Context, v *view, fn func(kv.Reader) error) error {
+	var verified func(context.Context) error
 	err := v.run(s, false, func(r kv.Reader) error {
 		verified = s.verifyLeader(v.epoch)
 		return fn(r)
@@ -240,7 +244,7 @@ func (s *Store) linearizable(ctx context.Context, fn func(kv.Reader) error) erro
 	if werr := s.waitCommitted(ctx, v.epoch, v.seq); werr != nil {
 		return werr
 	}
-	if verr := verified(); verr != nil {
+	if verr := verified(ctx); verr != nil {
 		return verr
 	}
 	return err

@@ -23,6 +23,7 @@ func (l *Log) StoreLogs(entries []*raft.Log) error {
 	}
 	l.write.Lock()
 	defer l.write.Unlock()
+	defer l.waiting()()
 	if l.failed != nil {
 		return l.failed
 	}
@@ -186,6 +187,7 @@ func (l *Log) mark() {
 func (l *Log) DeleteRange(from, to uint64) error {
 	l.write.Lock()
 	defer l.write.Unlock()
+	defer l.waiting()()
 	if l.failed != nil {
 		return l.failed
 	}

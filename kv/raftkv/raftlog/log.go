@@ -30,6 +30,8 @@ type Options struct {
 	OnFailure func(error)
 	// MarkAfter is how long after the last write a mark is appended; 250 ms when 0.
 	MarkAfter time.Duration
+	// Sync makes what was written to a segment durable; fdatasync when nil. Tests use it.
+	Sync func(*os.File) error
 }
 
 const (
@@ -63,8 +65,8 @@ type Log struct {
 	spares   []string
 	spareNo  int
 
-	syncing atomic.Int64 // when the sync that is under way began, Unix nanoseconds, or 0
-	bytes   atomic.Int64 // disk space of segments and spares
+	busy  atomic.Int64 // since when the disk is being waited for, Unix nanoseconds, or 0
+	bytes atomic.Int64 // disk space of segments and spares
 
 	idle    *time.Timer
 	need    chan struct{} // wakes the goroutine that prepares spares
@@ -98,6 +100,9 @@ func Open(o Options) (_ *Log, err error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Sync == nil {
+		o.Sync = func(f *os.File) error { return unix.Fdatasync(int(f.Fd())) }
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("raftlog: %w", err)
@@ -298,10 +303,7 @@ func (l *Log) put(s *segment, r *record) error {
 }
 
 func (l *Log) sync(s *segment) error {
-	l.syncing.Store(time.Now().UnixNano())
-	err := unix.Fdatasync(int(s.file.Fd()))
-	l.syncing.Store(0)
-	if err != nil {
+	if err := l.opts.Sync(s.file); err != nil {
 		return l.fail(os.NewSyscallError("fdatasync", err))
 	}
 	return nil
@@ -320,9 +322,15 @@ func (l *Log) fail(err error) error {
 	return l.failed
 }
 
-// Syncing returns since when the sync that is under way has been running, or the zero time.
-func (l *Log) Syncing() time.Time {
-	if n := l.syncing.Load(); n != 0 {
+// waiting marks the time in which raft waits for the disk. The caller holds write.
+func (l *Log) waiting() (done func()) {
+	l.busy.Store(time.Now().UnixNano())
+	return func() { l.busy.Store(0) }
+}
+
+// Busy returns since when StoreLogs or DeleteRange has been waiting for the disk, or the zero time.
+func (l *Log) Busy() time.Time {
+	if n := l.busy.Load(); n != 0 {
 		return time.Unix(0, n)
 	}
 	return time.Time{}

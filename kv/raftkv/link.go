@@ -1,0 +1,210 @@
+package raftkv
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// link stands between raft and the transport of a member with a network. It remembers when each peer was
+// heard of, and how fresh what the leader told is; and it can fall silent, which raft has no
+// means for: its heartbeats go on while its main loop waits for a disk.
+type link struct {
+	raft.Transport
+	in      chan raft.RPC
+	stalled atomic.Bool // silent until the disk answers again
+	gone    atomic.Bool // silent for good
+	quit    chan struct{}
+	done    sync.WaitGroup
+
+	mu     sync.Mutex
+	heard  map[raft.ServerID]time.Time
+	fresh  time.Time // when everything that this member has applied was all there was
+	oldest told      // the oldest word of the leader that is not applied yet, or zero
+	newest told
+}
+
+// told is a word of the leader: that everything up to index is committed.
+type told struct {
+	index uint64
+	at    time.Time
+}
+
+var (
+	_ raft.Transport   = (*link)(nil)
+	_ raft.WithPreVote = (*link)(nil)
+	_ raft.WithClose   = (*link)(nil)
+
+	errSilent    = errors.New("raftkv: this member keeps silent, because its disk does not answer")
+	errNoPreVote = errors.New("raftkv: the transport knows no pre-votes")
+)
+
+func newLink(inner raft.Transport) *link {
+	l := &link{Transport: inner, in: make(chan raft.RPC), quit: make(chan struct{}), heard: map[raft.ServerID]time.Time{}}
+	l.done.Go(l.forward)
+	return l
+}
+
+// silent says whether nothing may be sent or answered.
+func (l *link) silent() bool { return l.stalled.Load() || l.gone.Load() }
+
+// canPreVote says whether the transport can carry pre-votes.
+func (l *link) canPreVote() bool {
+	_, ok := l.Transport.(raft.WithPreVote)
+	return ok
+}
+
+// forward is the goroutine that hands requests of others to raft.
+func (l *link) forward() {
+	for {
+		select {
+		case rpc := <-l.Transport.Consumer():
+			if l.silent() {
+				rpc.Respond(nil, errSilent)
+				continue
+			}
+			l.note(rpc.Command)
+			select {
+			case l.in <- rpc:
+			case <-l.quit:
+				rpc.Respond(nil, raft.ErrRaftShutdown)
+				return
+			}
+		case <-l.quit:
+			return
+		}
+	}
+}
+
+// stop ends forward. Raft has stopped.
+func (l *link) stop() {
+	close(l.quit)
+	l.done.Wait()
+}
+
+// note remembers who sent a request, and what a leader says in it.
+func (l *link) note(command any) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c, ok := command.(raft.WithRPCHeader); ok {
+		if id := raft.ServerID(c.GetRPCHeader().ID); id != "" {
+			l.heard[id] = now
+		}
+	}
+	// A heartbeat has no index and says nothing about how far the leader is.
+	if a, ok := command.(*raft.AppendEntriesRequest); ok && a.LeaderCommitIndex > 0 {
+		l.newest = told{a.LeaderCommitIndex, now}
+		if l.oldest.index == 0 {
+			l.oldest = l.newest
+		}
+	}
+}
+
+// freshAt returns when the state at index applied was the latest, as far as the leader told; the zero
+// time when that is not known.
+func (l *link) freshAt(applied uint64) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.newest.index > 0 && applied >= l.newest.index {
+		l.fresh, l.oldest = l.newest.at, told{}
+	} else if l.oldest.index > 0 && applied >= l.oldest.index {
+		l.fresh, l.oldest = l.oldest.at, l.newest
+	}
+	return l.fresh
+}
+
+// heardSince says whether a peer was heard of after t.
+func (l *link) heardSince(id raft.ServerID, t time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.heard[id].After(t)
+}
+
+// ask sends a request to a peer with send, unless the link is silent.
+func (l *link) ask(id raft.ServerID, send func() error) error {
+	if l.silent() {
+		return errSilent
+	}
+	err := send()
+	if err == nil {
+		l.mu.Lock()
+		l.heard[id] = time.Now()
+		l.mu.Unlock()
+	}
+	return err
+}
+
+func (l *link) Consumer() <-chan raft.RPC { return l.in }
+
+func (l *link) SetHeartbeatHandler(handle func(raft.RPC)) {
+	l.Transport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		if l.silent() {
+			rpc.Respond(nil, errSilent)
+			return
+		}
+		l.note(rpc.Command)
+		handle(rpc)
+	})
+}
+
+func (l *link) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+	if l.silent() {
+		return nil, errSilent
+	}
+	p, err := l.Transport.AppendEntriesPipeline(id, to)
+	if err != nil {
+		return nil, err
+	}
+	return pipeline{p, l}, nil
+}
+
+// pipeline is a stream of entries to a peer that ends when the link falls silent.
+type pipeline struct {
+	raft.AppendPipeline
+	link *link
+}
+
+func (p pipeline) AppendEntries(q *raft.AppendEntriesRequest, a *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if p.link.silent() {
+		return nil, errSilent
+	}
+	return p.AppendPipeline.AppendEntries(q, a)
+}
+
+func (l *link) AppendEntries(id raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, a *raft.AppendEntriesResponse) error {
+	return l.ask(id, func() error { return l.Transport.AppendEntries(id, to, q, a) })
+}
+
+func (l *link) RequestVote(id raft.ServerID, to raft.ServerAddress, q *raft.RequestVoteRequest, a *raft.RequestVoteResponse) error {
+	return l.ask(id, func() error { return l.Transport.RequestVote(id, to, q, a) })
+}
+
+func (l *link) RequestPreVote(id raft.ServerID, to raft.ServerAddress, q *raft.RequestPreVoteRequest, a *raft.RequestPreVoteResponse) error {
+	return l.ask(id, func() error {
+		if t, ok := l.Transport.(raft.WithPreVote); ok {
+			return t.RequestPreVote(id, to, q, a)
+		}
+		return errNoPreVote
+	})
+}
+
+func (l *link) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, q *raft.InstallSnapshotRequest, a *raft.InstallSnapshotResponse, data io.Reader) error {
+	return l.ask(id, func() error { return l.Transport.InstallSnapshot(id, to, q, a, data) })
+}
+
+func (l *link) TimeoutNow(id raft.ServerID, to raft.ServerAddress, q *raft.TimeoutNowRequest, a *raft.TimeoutNowResponse) error {
+	return l.ask(id, func() error { return l.Transport.TimeoutNow(id, to, q, a) })
+}
+
+// Close implements raft.WithClose.
+func (l *link) Close() error {
+	if c, ok := l.Transport.(raft.WithClose); ok {
+		return c.Close()
+	}
+	return nil
+}
