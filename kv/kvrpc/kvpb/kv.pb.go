@@ -150,24 +150,26 @@ const (
 	Step_OP_ASSERT        Step_Op = 1
 	Step_OP_ASSERT_EXISTS Step_Op = 2
 	Step_OP_ASSERT_ABSENT Step_Op = 3
-	// The keys k with key <= k < to and their values have this digest (see CountResponse). An empty
-	// key is the first one, an empty to the end of the keyspace.
+	// The keys k with key <= k < to and their values have this digest (see CountResponse). key and to are
+	// bounds as from and to in RangeRequest.
 	Step_OP_ASSERT_RANGE Step_Op = 4
-	// The key gets the value; the key is removed, if it is there.
-	Step_OP_SET    Step_Op = 5
-	Step_OP_DELETE Step_Op = 6
-	// All keys that begin with key are removed; all of the keyspace when it is empty. count is how many.
-	Step_OP_DELETE_PREFIX Step_Op = 7
-	// When the present value is expect (or the key is absent and expect_absent is set) the key gets the
-	// value, or is removed when delete is set. The result is the value before; the write goes on in
-	// either case.
-	Step_OP_TEST_AND_SET Step_Op = 8
-	// The key gets the value, or is removed when delete is set. The result is the value before.
-	Step_OP_REPLACE Step_Op = 9
-	// The key gets the value when it has another or none. count is 1 when it was written.
-	Step_OP_CONFIRM Step_Op = 10
 	// The result is the value.
-	Step_OP_GET Step_Op = 11
+	Step_OP_GET Step_Op = 5
+	// The key gets the value; the key is removed, if it is there.
+	Step_OP_SET    Step_Op = 6
+	Step_OP_DELETE Step_Op = 7
+	// The keys that begin with key, which may be empty, are removed: at most limit of them, in order, or
+	// all when that is 0. count is how many.
+	Step_OP_DELETE_PREFIX Step_Op = 8
+	// When the present value is expect (or the key is absent and expect_absent is set) the key gets the
+	// value, or is removed when remove is set. The result is the value before, and count is 1 when it was as
+	// expected; the write goes on in either case.
+	Step_OP_TEST_AND_SET Step_Op = 9
+	// The key gets the value, or is removed when remove is set. The result is the value before.
+	Step_OP_REPLACE Step_Op = 10
+	// The key gets the value when it has another or none. found tells whether it existed, count is 1 when it
+	// was written.
+	Step_OP_CONFIRM Step_Op = 11
 )
 
 // Enum value maps for Step_Op.
@@ -178,13 +180,13 @@ var (
 		2:  "OP_ASSERT_EXISTS",
 		3:  "OP_ASSERT_ABSENT",
 		4:  "OP_ASSERT_RANGE",
-		5:  "OP_SET",
-		6:  "OP_DELETE",
-		7:  "OP_DELETE_PREFIX",
-		8:  "OP_TEST_AND_SET",
-		9:  "OP_REPLACE",
-		10: "OP_CONFIRM",
-		11: "OP_GET",
+		5:  "OP_GET",
+		6:  "OP_SET",
+		7:  "OP_DELETE",
+		8:  "OP_DELETE_PREFIX",
+		9:  "OP_TEST_AND_SET",
+		10: "OP_REPLACE",
+		11: "OP_CONFIRM",
 	}
 	Step_Op_value = map[string]int32{
 		"OP_NONE":          0,
@@ -192,13 +194,13 @@ var (
 		"OP_ASSERT_EXISTS": 2,
 		"OP_ASSERT_ABSENT": 3,
 		"OP_ASSERT_RANGE":  4,
-		"OP_SET":           5,
-		"OP_DELETE":        6,
-		"OP_DELETE_PREFIX": 7,
-		"OP_TEST_AND_SET":  8,
-		"OP_REPLACE":       9,
-		"OP_CONFIRM":       10,
-		"OP_GET":           11,
+		"OP_GET":           5,
+		"OP_SET":           6,
+		"OP_DELETE":        7,
+		"OP_DELETE_PREFIX": 8,
+		"OP_TEST_AND_SET":  9,
+		"OP_REPLACE":       10,
+		"OP_CONFIRM":       11,
 	}
 )
 
@@ -948,8 +950,9 @@ type CountResponse struct {
 	Bytes uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	Index uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
 	AgeUs uint64 `protobuf:"varint,4,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
-	// SHA-256 over the keys and values, as OP_ASSERT_RANGE wants it: each key and each value preceded by
-	// its length as eight bytes, big endian.
+	// What OP_ASSERT_RANGE wants: the SHA-256 of, for each pair in ascending order, the length of the key as
+	// four bytes little endian, the key, the length of the value likewise, the value. Of an empty range it is
+	// the SHA-256 of nothing.
 	Digest        []byte `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1032,7 +1035,9 @@ type Step struct {
 	Expect        []byte                 `protobuf:"bytes,6,opt,name=expect,proto3" json:"expect,omitempty"`
 	ExpectAbsent  bool                   `protobuf:"varint,7,opt,name=expect_absent,json=expectAbsent,proto3" json:"expect_absent,omitempty"`
 	Digest        []byte                 `protobuf:"bytes,8,opt,name=digest,proto3" json:"digest,omitempty"`
-	Delete        bool                   `protobuf:"varint,9,opt,name=delete,proto3" json:"delete,omitempty"`
+	Remove        bool                   `protobuf:"varint,9,opt,name=remove,proto3" json:"remove,omitempty"`
+	Limit         uint64                 `protobuf:"varint,10,opt,name=limit,proto3" json:"limit,omitempty"`
+	ToIsEmpty     bool                   `protobuf:"varint,11,opt,name=to_is_empty,json=toIsEmpty,proto3" json:"to_is_empty,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1123,9 +1128,23 @@ func (x *Step) GetDigest() []byte {
 	return nil
 }
 
-func (x *Step) GetDelete() bool {
+func (x *Step) GetRemove() bool {
 	if x != nil {
-		return x.Delete
+		return x.Remove
+	}
+	return false
+}
+
+func (x *Step) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Step) GetToIsEmpty() bool {
+	if x != nil {
+		return x.ToIsEmpty
 	}
 	return false
 }
@@ -3107,7 +3126,7 @@ const file_kv_proto_rawDesc = "" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x15\n" +
 	"\x06age_us\x18\x04 \x01(\x04R\x05ageUs\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xc4\x03\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xfa\x03\n" +
 	"\x04Step\x12%\n" +
 	"\x02op\x18\x01 \x01(\x0e2\x15.gabion.kv.v1.Step.OpR\x02op\x12\x1a\n" +
 	"\bkeyspace\x18\x02 \x01(\fR\bkeyspace\x12\x10\n" +
@@ -3117,7 +3136,10 @@ const file_kv_proto_rawDesc = "" +
 	"\x06expect\x18\x06 \x01(\fR\x06expect\x12#\n" +
 	"\rexpect_absent\x18\a \x01(\bR\fexpectAbsent\x12\x16\n" +
 	"\x06digest\x18\b \x01(\fR\x06digest\x12\x16\n" +
-	"\x06delete\x18\t \x01(\bR\x06delete\"\xd3\x01\n" +
+	"\x06remove\x18\t \x01(\bR\x06remove\x12\x14\n" +
+	"\x05limit\x18\n" +
+	" \x01(\x04R\x05limit\x12\x1e\n" +
+	"\vto_is_empty\x18\v \x01(\bR\ttoIsEmpty\"\xd3\x01\n" +
 	"\x02Op\x12\v\n" +
 	"\aOP_NONE\x10\x00\x12\r\n" +
 	"\tOP_ASSERT\x10\x01\x12\x14\n" +
@@ -3125,17 +3147,17 @@ const file_kv_proto_rawDesc = "" +
 	"\x10OP_ASSERT_ABSENT\x10\x03\x12\x13\n" +
 	"\x0fOP_ASSERT_RANGE\x10\x04\x12\n" +
 	"\n" +
-	"\x06OP_SET\x10\x05\x12\r\n" +
-	"\tOP_DELETE\x10\x06\x12\x14\n" +
-	"\x10OP_DELETE_PREFIX\x10\a\x12\x13\n" +
-	"\x0fOP_TEST_AND_SET\x10\b\x12\x0e\n" +
+	"\x06OP_GET\x10\x05\x12\n" +
 	"\n" +
-	"OP_REPLACE\x10\t\x12\x0e\n" +
+	"\x06OP_SET\x10\x06\x12\r\n" +
+	"\tOP_DELETE\x10\a\x12\x14\n" +
+	"\x10OP_DELETE_PREFIX\x10\b\x12\x13\n" +
+	"\x0fOP_TEST_AND_SET\x10\t\x12\x0e\n" +
 	"\n" +
-	"OP_CONFIRM\x10\n" +
-	"\x12\n" +
+	"OP_REPLACE\x10\n" +
+	"\x12\x0e\n" +
 	"\n" +
-	"\x06OP_GET\x10\v\"N\n" +
+	"OP_CONFIRM\x10\v\"N\n" +
 	"\n" +
 	"StepResult\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\x12\x14\n" +

@@ -1,0 +1,286 @@
+package kvrpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+const (
+	// streamWindow and connWindow are how much may be on its way in one direction: more than a network
+	// holds, and than the largest answer.
+	streamWindow = 16 << 20
+	connWindow   = 32 << 20
+	// ioBuffer is what one system call reads or writes.
+	ioBuffer = 128 << 10
+)
+
+var execDesc = grpc.StreamDesc{StreamName: "Exec", ClientStreams: true, ServerStreams: true}
+
+// link is a store's stream to one member. Requests gather in its outbox while the sender is busy.
+type link struct {
+	store  *Store
+	addr   string
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	stream  grpc.ClientStream // nil until it is open
+	out     outbox
+	sending bool
+	calls   map[uint64]*call
+	next    uint64 // id of the last call
+	taken   uint64 // calls up to this id may have been sent
+	heard   time.Time
+	probed  bool // a ping was sent since
+	err     error
+}
+
+// errSilent ends a link whose member does not answer.
+var errSilent = errors.New("kvrpc: the member does not answer")
+
+// openLink returns a link that opens itself; calls may be given to it at once.
+func openLink(s *Store, addr string) (*link, error) {
+	p, err := s.client.peer(addr)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{store: s, addr: addr, calls: map[uint64]*call{}, heard: time.Now()}
+	l.out.pool = &s.client.pool
+	l.ctx, l.cancel = context.WithCancel(s.client.ctx)
+	conn := p.conn()
+	if !s.client.spawn(func() { l.fail(l.run(conn)) }) {
+		return nil, ErrClientClosed
+	}
+	return l, nil
+}
+
+// run opens the stream and receives until it ends.
+func (l *link) run(conn *grpc.ClientConn) error {
+	stream, err := conn.NewStream(l.ctx, &execDesc, "/gabion.kv.v1.KV/Exec")
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.stream = stream
+	l.heard, l.probed = time.Now(), false
+	start := l.out.size > 0 && l.err == nil
+	if l.sending = start; start {
+		l.store.client.work.Go(l.send)
+	}
+	l.mu.Unlock()
+	for {
+		var f frame
+		if err := stream.RecvMsg(&f); err != nil {
+			return err
+		}
+		if err := l.receive(f.in); err != nil {
+			return err
+		}
+	}
+}
+
+// receive hands the answers in a message to those who wait for them.
+func (l *link) receive(data []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard, l.probed = time.Now(), false
+	for len(data) > 0 {
+		f, _, b, rest, err := next(data)
+		if err != nil {
+			return err
+		}
+		data = rest
+		if f != 1 {
+			continue
+		}
+		var id uint64
+		var op opcode
+		var body []byte
+		for len(b) > 0 {
+			f, v, sub, rest, err := next(b)
+			if err != nil {
+				return err
+			}
+			b = rest
+			if f == 1 {
+				id = v
+			} else if sub != nil {
+				op, body = f, sub
+			}
+		}
+		c := l.calls[id]
+		if c == nil { // given up
+			continue
+		}
+		delete(l.calls, id)
+		switch op {
+		case c.op:
+			c.body, c.err = body, nil
+		case opError:
+			c.err = unmarshalError(body)
+		default:
+			c.err = invalid("an answer of kind %d to a request of kind %d", op, c.op)
+		}
+		c.done <- struct{}{}
+	}
+	return nil
+}
+
+// start puts a call on its way.
+func (l *link) start(c *call) error {
+	var own []byte
+	size := c.size()
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		return l.err
+	}
+	if len(l.calls) == 0 && !l.probed { // silence before this means nothing
+		l.heard = time.Now()
+	}
+	l.next++
+	c.id, c.body, c.err, c.sent = l.next, nil, nil, false
+	if size > segmentBytes || c.cold != nil { // not while others wait for the lock
+		l.mu.Unlock()
+		own = c.append(l.out.pool.get(size))
+		l.mu.Lock()
+		if l.err != nil {
+			l.mu.Unlock()
+			return l.err
+		}
+	}
+	l.calls[c.id] = c
+	if own != nil {
+		l.out.adopt(own)
+	} else {
+		l.out.put(c.append(l.out.room(size)))
+	}
+	l.kick()
+	l.mu.Unlock()
+	return nil
+}
+
+// kick starts the sender. The caller holds mu and has found the link alive, so run has not ended.
+func (l *link) kick() {
+	if !l.sending && l.stream != nil {
+		l.sending = true
+		l.store.client.work.Go(l.send)
+	}
+}
+
+// send sends what has gathered until there is nothing more.
+func (l *link) send() {
+	runtime.Gosched() // others who are about to ask come along
+	for {
+		l.mu.Lock()
+		if l.out.size == 0 || l.err != nil {
+			l.sending = false
+			l.mu.Unlock()
+			return
+		}
+		l.taken = l.next
+		f := frame{out: l.out.take()}
+		l.mu.Unlock()
+		if err := l.stream.SendMsg(&f); err != nil {
+			if !errors.Is(err, io.EOF) { // otherwise the receiver knows why
+				l.fail(err)
+			}
+			return
+		}
+	}
+}
+
+// fail ends the link: every call on it is told, and whether the member may have seen it.
+func (l *link) fail(err error) {
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	l.mu.Lock()
+	if l.err == nil {
+		if typed, ok := fromStatus(err); ok {
+			err = typed
+		}
+		l.err = &connectionError{err}
+		for id, c := range l.calls {
+			c.err, c.sent = l.err, id <= l.taken
+			c.done <- struct{}{}
+		}
+		clear(l.calls)
+		l.out.drop()
+	}
+	l.mu.Unlock()
+	l.cancel()
+	l.store.unlink(l)
+}
+
+// wait waits for the answer. When ctx ends first it returns ctx's error, and c.sent says whether the
+// member may have seen the request.
+func (l *link) wait(ctx context.Context, c *call) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	if _, waiting := l.calls[c.id]; waiting {
+		delete(l.calls, c.id)
+		c.sent = c.id <= l.taken
+		l.mu.Unlock()
+		return ctx.Err()
+	}
+	l.mu.Unlock()
+	<-c.done // answered meanwhile
+	return c.err
+}
+
+// check gives the member up when it owes an answer and has shown no sign of life for too long.
+func (l *link) check(now time.Time, silence time.Duration) {
+	l.mu.Lock()
+	if len(l.calls) == 0 || l.err != nil {
+		l.mu.Unlock()
+		return
+	}
+	quiet := now.Sub(l.heard)
+	probe := quiet > silence/2 && !l.probed && l.stream != nil
+	if probe {
+		l.probed = true
+		c := call{op: opPing, cold: pingMessage}
+		l.next++
+		c.id = l.next
+		l.out.put(c.append(l.out.room(c.size())))
+		l.kick()
+	}
+	l.mu.Unlock()
+	if quiet > silence {
+		l.fail(errSilent)
+	}
+}
+
+// watchLinks is the goroutine that looks after the links.
+func (c *Client) watchLinks() {
+	t := time.NewTicker(c.o.Silence / 4)
+	defer t.Stop()
+	for {
+		select {
+		case now := <-t.C:
+			c.mu.Lock()
+			stores := slices.Collect(maps.Values(c.stores))
+			c.mu.Unlock()
+			for _, s := range stores {
+				for _, l := range s.openLinks() {
+					l.check(now, c.o.Silence)
+				}
+			}
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
