@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -34,6 +36,7 @@ const (
 var (
 	metaBucket = []byte("meta")
 	stateKey   = []byte("state")
+	voidsKey   = []byte("voids")
 )
 
 func bucketName(ks kv.Keyspace) []byte { return appendBucketName(nil, ks) }
@@ -46,6 +49,10 @@ type base struct {
 	mapped    int
 	db        *bolt.DB
 	data      []byte
+
+	// Of the newest generation, for whoever writes the next one:
+	sums sumsLog
+	free pageSet // pages that are not in use in it
 }
 
 // state is what the state file knows about itself: which part of the log it contains.
@@ -54,37 +61,48 @@ type state struct {
 	term    uint64 // of the last batch that was applied, see logpb
 	number  uint64
 
+	// mixed is the log entry up to which some keys are newer than applied says: a flush is under way. The
+	// file is a consistent picture once the entries up to there have been applied on top of it. 0: none.
+	mixed uint64
+
 	snapshot snapshotMeta // the last Raft snapshot; its index may be behind or ahead of applied
+	voids    voids        // in a record of its own
 }
 
-const stateVersion = 1
+const stateVersion = 2
 
-// marshal lays the record out as: version u32, applied u64, term u64, number u64, the snapshot
-// (see snapshotMeta.append), CRC-32C of all before as u32; little endian.
+// marshal lays the record out as: version u32, applied u64, term u64, number u64, mixed u64 (since version
+// 2), the snapshot (see snapshotMeta.append), CRC-32C of all before as u32; little endian.
 func (st state) marshal() []byte {
 	b := binary.LittleEndian.AppendUint32(nil, stateVersion)
 	b = binary.LittleEndian.AppendUint64(b, st.applied)
 	b = binary.LittleEndian.AppendUint64(b, st.term)
 	b = binary.LittleEndian.AppendUint64(b, st.number)
+	b = binary.LittleEndian.AppendUint64(b, st.mixed)
 	b = st.snapshot.append(b)
 	return binary.LittleEndian.AppendUint32(b, crc(b))
 }
 
 func unmarshalState(b []byte) (st state, err error) {
-	if len(b) < 4+3*8+4 {
+	if len(b) < 4+4*8+4 {
 		return st, errors.New("the state record is too short")
 	}
 	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
 	if crc(body) != sum {
 		return st, errors.New("the state record does not match its checksum")
 	}
-	if v := binary.LittleEndian.Uint32(body); v != stateVersion {
+	v := binary.LittleEndian.Uint32(body)
+	if v < 1 || v > stateVersion {
 		return st, fmt.Errorf("the state record has version %d, known is %d", v, stateVersion)
 	}
 	st.applied = binary.LittleEndian.Uint64(body[4:])
 	st.term = binary.LittleEndian.Uint64(body[12:])
 	st.number = binary.LittleEndian.Uint64(body[20:])
-	st.snapshot, err = parseSnapshotMeta(body[28:])
+	rest := body[28:]
+	if v >= 2 {
+		st.mixed, rest = binary.LittleEndian.Uint64(rest), rest[8:]
+	}
+	st.snapshot, err = parseSnapshotMeta(rest)
 	return st, err
 }
 
@@ -118,7 +136,7 @@ func openBase(dir string, mapped int, log *slog.Logger) (_ *generation, st state
 	for int64(mapped) < 2*size {
 		mapped *= 2
 	}
-	b := &base{dir: dir, path: path, mapped: mapped}
+	b := &base{dir: dir, path: path, mapped: mapped, sums: sumsLog{dir: dir}}
 	if b.db, err = bolt.Open(path, 0o600, &bolt.Options{
 		Timeout:         time.Second,
 		InitialMmapSize: mapped,
@@ -160,6 +178,7 @@ func mapFile(path string, size int) ([]byte, error) {
 }
 
 func (b *base) close() error {
+	b.sums.close()
 	err := b.db.Close()
 	if b.data != nil {
 		err = errors.Join(err, unix.Munmap(b.data))
@@ -169,38 +188,96 @@ func (b *base) close() error {
 }
 
 // load makes the generation of a file that was just opened.
-func (b *base) load(log *slog.Logger) (*generation, error) {
-	path := filepath.Join(b.dir, sumsFile)
-	known, err := loadSums(path, b.db.Info().PageSize)
-	if err != nil {
-		if !errors.Is(err, os.ErrNotExist) {
-			log.Warn("kv: the list of page checksums is made again", "file", path, "cause", err)
-		}
-		known = nil
-	}
-	g, err := b.begin(known)
+func (b *base) load(log *slog.Logger) (_ *generation, err error) {
+	size, err := statFile(b.path)
 	if err != nil {
 		return nil, err
 	}
-	if known != nil && known.tx == g.tree.sums.tx {
-		return g, nil
+	pageSize := b.db.Info().PageSize
+	known, whole, err := loadSums(b.dir, pageSize, int(size/int64(pageSize))+1)
+	if err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			log.Warn("kv: the list of page checksums is made again", "file", filepath.Join(b.dir, sumsFile), "cause", err)
+		}
+		known = nil
 	}
-	if known == nil || known.tx+1 != g.tree.sums.tx { // then nothing was compared with an older checksum
-		if _, err := g.verify(context.Background()); err != nil {
+	g, exact, err := b.match(known, pageSize)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
 			_ = g.pin.Rollback()
+		}
+	}()
+	if !exact { // then nothing was compared with an older checksum
+		if _, err := g.verify(context.Background()); err != nil {
 			return nil, err
 		}
 	}
-	if err := writeFileDurably(path, g.tree.sums.marshal(g.tree.size)); err != nil {
-		_ = g.pin.Rollback()
-		return nil, fmt.Errorf("raftkv: %w", err)
+	if known == nil || !whole || known.tx != g.tree.sums.tx {
+		return g, b.sums.replace(g.tree.sums, pageSize)
 	}
 	return g, nil
 }
 
-// begin makes a generation of what the file holds now. known are the checksums of the transaction before
-// this one, or of this one, or anything else, which is of no use.
-func (b *base) begin(known *sums) (_ *generation, err error) {
+// match makes the generation of the file's last transaction with the checksums that are known, of which
+// nothing may be. exact says that they were those of this transaction or of the one before.
+func (b *base) match(known *sums, pageSize int) (_ *generation, exact bool, err error) {
+	defer guard(b.path, &err)
+	pin, err := b.db.Begin(false)
+	if err != nil {
+		return nil, false, err
+	}
+	tx := uint64(pin.ID())
+	_ = pin.Rollback()
+	if known != nil && known.tx > tx {
+		return nil, false, &kv.CorruptError{What: b.path, Err: fmt.Errorf("it ends with transaction %d, its checksums with %d", tx, known.tx)}
+	}
+	if known != nil && (known.tx == tx || known.tx+1 == tx) {
+		// The pages of the transaction before the last one have not been used again.
+		before, err := b.tree(pageSize, known.tx)
+		if err != nil {
+			return nil, false, err
+		}
+		before.sums = known
+		if err := before.freePages(&b.free); err != nil {
+			return nil, false, err
+		}
+		if len(known.table) != int(before.meta.pages) {
+			return nil, false, before.corrupt("it has %d pages, its checksums are of %d", before.meta.pages, len(known.table))
+		}
+	} else {
+		known = nil
+	}
+	switch {
+	case known == nil:
+		g, _, err := b.begin(newSums(nil, 0))
+		return g, false, err
+	case known.tx == tx:
+		g, err := b.open(func(t *tree) error { t.sums = known; return nil })
+		return g, true, err
+	}
+	g, _, err := b.begin(known)
+	return g, true, err
+}
+
+// begin makes a generation of what the file holds now, and returns the pages that are new in it. known are
+// the checksums of the transaction before, and b.free is of it too.
+func (b *base) begin(known *sums) (_ *generation, wrote []pageID, err error) {
+	g, err := b.open(func(t *tree) error { wrote, err = known.next(t, b.free); return err })
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := g.tree.freePages(&b.free); err != nil {
+		_ = g.pin.Rollback()
+		return nil, nil, err
+	}
+	return g, wrote, nil
+}
+
+// open makes a generation of what the file holds now, whose checksums sum finds.
+func (b *base) open(sum func(*tree) error) (_ *generation, err error) {
 	pin, err := b.db.Begin(false)
 	if err != nil {
 		return nil, err
@@ -211,21 +288,11 @@ func (b *base) begin(known *sums) (_ *generation, err error) {
 		}
 	}()
 	defer guard(b.path, &err)
-	t := &tree{path: b.path, data: b.data, size: b.db.Info().PageSize}
-	if t.meta, err = b.meta(t.size, uint64(pin.ID())); err != nil {
+	t, err := b.tree(b.db.Info().PageSize, uint64(pin.ID()))
+	if err != nil {
 		return nil, err
 	}
-	switch {
-	case known != nil && known.tx == t.meta.tx && len(known.table) == int(t.meta.pages):
-		t.sums = known
-	case known != nil && known.tx+1 == t.meta.tx:
-		err = known.next(t)
-	case known != nil && known.tx > t.meta.tx:
-		return nil, t.corrupt("it ends with transaction %d, its checksums with %d", t.meta.tx, known.tx)
-	default:
-		err = newSums(nil, 0).next(t)
-	}
-	if err != nil {
+	if err := sum(t); err != nil {
 		return nil, err
 	}
 	if _, err := t.page(t.meta.free); err != nil {
@@ -235,6 +302,13 @@ func (b *base) begin(known *sums) (_ *generation, err error) {
 		return nil, err
 	}
 	return &generation{base: b, tree: t, pin: pin, drained: make(chan struct{})}, nil
+}
+
+// tree returns what a transaction of bbolt began with, the last one or the one before, without checksums.
+func (b *base) tree(pageSize int, tx uint64) (t *tree, err error) {
+	t = &tree{path: b.path, data: b.data, size: pageSize}
+	t.meta, err = b.meta(pageSize, tx)
+	return t, err
 }
 
 // meta returns the root that a transaction of bbolt began with.
@@ -255,6 +329,9 @@ func putState(tx *bolt.Tx, st state) error {
 	if err != nil {
 		return err
 	}
+	if err := m.Put(voidsKey, st.voids.marshal()); err != nil {
+		return err
+	}
 	return m.Put(stateKey, st.marshal())
 }
 
@@ -266,9 +343,28 @@ func guard(path string, err *error) {
 	}
 }
 
-// write puts the newest version of every key of the table into the file, with the state, in one
-// transaction. old is the generation that it changes.
-func (b *base) write(old *generation, table *memtable, st state) (err error) {
+// flushCursor is how far a table has been written into the state file.
+type flushCursor struct {
+	table  *memtable
+	spaces []kv.Keyspace // with keys that are not written
+	from   []byte        // the first of them in spaces[0], or nil: all of its keys
+	left   int           // number of keys that are not written
+}
+
+func newFlushCursor(table *memtable) *flushCursor {
+	n := table.len()
+	table.mu.RLock()
+	defer table.mu.RUnlock()
+	return &flushCursor{table: table, spaces: slices.Sorted(maps.Keys(table.spaces)), left: n}
+}
+
+func (c *flushCursor) done() bool { return len(c.spaces) == 0 }
+
+// write puts the newest versions of the next keys of the table into the file, as many as change about
+// limit bytes of pages, in one transaction. With the last ones goes the state that the table leads to;
+// before, the state that the file has is kept, with a note that some keys are ahead of it. old is the
+// generation that it changes.
+func (b *base) write(old *generation, c *flushCursor, limit int64, st state) (err error) {
 	defer guard(b.path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	tx, err := b.db.Begin(true)
@@ -276,38 +372,70 @@ func (b *base) write(old *generation, table *memtable, st state) (err error) {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after Commit it has nothing to do
-	table.mu.RLock()
-	defer table.mu.RUnlock()
-	for ks, t := range table.spaces {
-		name := bucketName(ks)
-		before, exists := old.tree.buckets[string(name)]
-		bucket, err := tx.CreateBucketIfNotExists(name)
+	c.table.mu.RLock()
+	defer c.table.mu.RUnlock()
+	for rest := limit; rest > 0 && !c.done(); {
+		if rest, err = b.writeSpace(tx, old, c, rest); err != nil {
+			return err
+		}
+	}
+	if !c.done() {
+		now, err := old.state()
 		if err != nil {
 			return err
 		}
-		var touched []byte // up to this key
-		t.Scan(func(it item) bool {
-			key := bytesOf(it.key)
-			if exists && (touched == nil || bytes.Compare(key, touched) > 0) {
-				if touched, err = old.tree.touch(before, key); err != nil {
-					return false
-				}
-			}
-			if it.head.sealed == nil {
-				err = bucket.Delete(key)
-			} else {
-				err = bucket.Put(key, it.head.sealed)
-			}
-			return err == nil
-		})
-		if err != nil {
-			return err
-		}
+		now.mixed = st.applied
+		st = now
 	}
 	if err := putState(tx, st); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+// writeSpace writes the next keys of one keyspace. It returns what is left of the limit; 0 when there are
+// more keys.
+func (b *base) writeSpace(tx *bolt.Tx, old *generation, c *flushCursor, limit int64) (int64, error) {
+	ks := c.spaces[0]
+	name := bucketName(ks)
+	before, exists := old.tree.buckets[string(name)]
+	bucket, err := tx.CreateBucketIfNotExists(name)
+	if err != nil {
+		return 0, err
+	}
+	var touched []byte // up to this key
+	rest, more := limit, false
+	visit := func(it item) bool {
+		key := bytesOf(it.key)
+		if rest <= 0 {
+			c.from, more = key, true
+			return false
+		}
+		if exists && (touched == nil || bytes.Compare(key, touched) > 0) {
+			if touched, err = old.tree.touch(before, key); err != nil {
+				return false
+			}
+			rest -= int64(old.tree.size)
+		}
+		if it.head.sealed == nil {
+			err = bucket.Delete(key)
+		} else {
+			err = bucket.Put(key, it.head.sealed)
+		}
+		rest -= int64(len(key) + len(it.head.sealed) + elementSize)
+		c.left--
+		return err == nil
+	}
+	if t := c.table.spaces[ks]; c.from == nil {
+		t.Scan(visit)
+	} else {
+		t.Ascend(makeItem(c.from, nil), visit)
+	}
+	if err != nil || more {
+		return 0, err
+	}
+	c.spaces, c.from = c.spaces[1:], nil
+	return rest, nil
 }
 
 // generation is one content of the state file. A flush begins the next one. The views of a generation
@@ -357,6 +485,12 @@ func (g *generation) state() (st state, err error) {
 		return st, err
 	}
 	if st, err = unmarshalState(b); err != nil {
+		return st, &kv.CorruptError{What: g.base.path, Err: err}
+	}
+	if b, err = g.get(metaBucket, voidsKey); err != nil || b == nil { // absent in files of an earlier release
+		return st, err
+	}
+	if st.voids, err = parseVoids(b); err != nil {
 		return st, &kv.CorruptError{What: g.base.path, Err: err}
 	}
 	return st, nil

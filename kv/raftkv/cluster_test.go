@@ -140,7 +140,7 @@ func (c *cluster) start(i int) {
 		Bootstrap:        c.servers,
 		FlushBytes:       100 << 10,
 		SegmentBytes:     64 << 10,
-		TrailingLogs:     2,
+		MinLog:           1,
 		HeartbeatTimeout: heartbeat,
 	})
 }

@@ -2,7 +2,6 @@ package raftkv
 
 import (
 	"errors"
-	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -14,6 +13,8 @@ type sealedTable struct {
 	seal  uint64        // the last sequence number in it
 	ready chan struct{} // closed when all of it is committed or discarded
 	state state         // what it contains, once it is ready
+	keys  int           // in the table
+	left  int           // of them, not in the state file; guarded by Store.mu
 }
 
 func (t *sealedTable) settled() bool {
@@ -73,7 +74,7 @@ func (s *Store) flushDue() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.active.bytes > s.opts.FlushBytes ||
-		s.snapshotLag > 0 && s.wal.Bytes() > 2*s.opts.FlushBytes+6*s.opts.SegmentBytes
+		s.snapshotLag > 0 && s.wal.Bytes() > s.opts.MinLog+2*s.opts.FlushBytes+6*s.opts.SegmentBytes
 }
 
 // compact flushes by way of a raft snapshot, which then truncates the log. Raft refuses one while a
@@ -110,15 +111,24 @@ func (s *Store) flushCount() uint64 {
 
 var errStopped = errors.New("raftkv: stopped")
 
+// errFlushCut returns an error when a flush gave up half way, which only the end of the store does: the
+// state file must not get ahead of it, nor leave the member. The caller holds flushMu.
+func (s *Store) errFlushCut() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flushing != nil {
+		return errStopped
+	}
+	return nil
+}
+
 // flush writes everything that was sequenced so far into the state file, with the snapshot's
 // description when there is one.
 func (s *Store) flush(meta *snapshotMeta) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
-	if s.flushing != nil {
-		// A flush gave up half way, which only the end of the store does. The state file must not get
-		// ahead of it.
-		return errStopped
+	if err := s.errFlushCut(); err != nil {
+		return err
 	}
 	began := time.Now()
 	sealed := s.sealActive()
@@ -135,20 +145,64 @@ func (s *Store) flush(meta *snapshotMeta) error {
 			st.snapshot = *meta
 		}
 	}
-	gen, err := s.writeBase(sealed.table, st)
-	if err != nil {
-		s.fail(err)
+	for c := newFlushCursor(sealed.table); ; {
+		part := time.Now()
+		if err := s.flushPart(sealed, c, st); err != nil {
+			s.fail(err)
+			return err
+		}
+		if c.done() {
+			break
+		}
+		if !s.rest(time.Since(part)) {
+			return errStopped // the log has what is missing
+		}
+	}
+	first, _ := s.wal.FirstIndex()
+	s.mu.Lock()
+	s.applied.voids.forget(first)
+	s.stats.lastFlush = time.Since(began)
+	s.mu.Unlock()
+	return nil
+}
+
+// flushPart writes some more of the sealed table into the state file, and makes that the present
+// generation. The table stays on top of it until all of it is written, so readers see no difference. The
+// caller holds flushMu.
+func (s *Store) flushPart(sealed *sealedTable, c *flushCursor, st state) error {
+	if err := s.growBase(sealed.table); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	old := s.gen
+	s.mu.Unlock()
+	b := old.base
+	if err := b.write(old, c, s.opts.partBytes, st); err != nil {
+		return err
+	}
+	gen, wrote, err := b.begin(old.tree.sums)
+	if err != nil {
+		return err
+	}
+	if c.done() {
+		err = b.sums.replace(gen.tree.sums, gen.tree.size)
+	} else {
+		err = b.sums.append(gen.tree.sums, wrote)
+	}
+	if err != nil {
+		_ = gen.pin.Rollback()
+		return err
+	}
+	s.mu.Lock()
 	s.gen = gen
-	s.flushing = nil
-	s.applied.snapshot = st.snapshot
-	s.snapshotLag = st.applied - st.snapshot.Index
-	s.stats.flushes++
-	s.stats.flushBytes += uint64(sealed.table.bytes)
-	s.stats.lastFlush = time.Since(began)
+	sealed.left = c.left
+	if c.done() {
+		s.flushing = nil
+		s.applied.snapshot = st.snapshot
+		s.snapshotLag = st.applied - st.snapshot.Index
+		s.stats.flushes++
+		s.stats.flushBytes += uint64(sealed.table.bytes)
+	}
 	s.madeProgress()
 	unpin := old.retire()
 	s.mu.Unlock()
@@ -158,38 +212,14 @@ func (s *Store) flush(meta *snapshotMeta) error {
 	return nil
 }
 
-// writeBase writes a table and the state into the state file and returns the new generation. The caller
-// holds flushMu.
-func (s *Store) writeBase(table *memtable, st state) (*generation, error) {
-	if err := s.growBase(table.bytes); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	old := s.gen
-	s.mu.Unlock()
-	b := old.base
-	if err := b.write(old, table, st); err != nil {
-		return nil, err
-	}
-	gen, err := b.begin(old.tree.sums)
-	if err != nil {
-		return nil, err
-	}
-	sums := gen.tree.sums.marshal(gen.tree.size)
-	if err := writeFileDurably(filepath.Join(b.dir, sumsFile), sums); err != nil {
-		_ = gen.pin.Rollback()
-		return nil, err
-	}
-	return gen, nil
-}
-
 // sealActive makes the active table the flushing one.
 func (s *Store) sealActive() *sealedTable {
 	s.seqMu.Lock()
 	defer s.seqMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := &sealedTable{table: s.active, seal: s.seq, ready: make(chan struct{})}
+	keys := s.active.len()
+	t := &sealedTable{table: s.active, seal: s.seq, ready: make(chan struct{}), keys: keys, left: keys}
 	if e := s.epoch; e != nil && e.open != nil {
 		e.seal() // the table ends where a log entry does
 	}
@@ -200,9 +230,39 @@ func (s *Store) sealActive() *sealedTable {
 	return t
 }
 
-// growBase exchanges the mapping of the state file for a larger one when a transaction with n bytes may
+// rest pauses between two parts of a flush for as long as the last one took, so that the log has the disk
+// for half of the time, unless updates are about to wait for the flush. It returns false when the store
+// stops.
+func (s *Store) rest(d time.Duration) bool {
+	s.mu.Lock()
+	hurry := s.active.bytes > s.room()/2
+	s.mu.Unlock()
+	if hurry {
+		d = 0
+	}
+	return s.sleep(min(d, maxRest))
+}
+
+const (
+	maxRest = 100 * time.Millisecond
+	// defaultPart is small enough that a part delays a sync of the log little, and large enough that its
+	// own syncs and the upper pages of the tree cost little.
+	defaultPart = 8 << 20
+)
+
+// room is how large the active table may be. While the table before it is flushed it grows with what is
+// done, so that updates wait often and briefly rather than once and long. The caller holds mu.
+func (s *Store) room() int64 {
+	f := s.flushing
+	if f == nil || f.keys == 0 {
+		return 2 * s.opts.FlushBytes
+	}
+	return s.opts.FlushBytes/2 + int64(float64(s.opts.FlushBytes/2)*float64(f.keys-f.left)/float64(f.keys))
+}
+
+// growBase exchanges the mapping of the state file for a larger one when a part of the table's flush may
 // not fit. bbolt would do it by itself, and wait for the pin of the generation that it is to replace.
-func (s *Store) growBase(n int64) error {
+func (s *Store) growBase(table *memtable) error {
 	s.mu.Lock()
 	b := s.gen.base
 	s.mu.Unlock()
@@ -210,9 +270,9 @@ func (s *Store) growBase(n int64) error {
 	if err != nil {
 		return err
 	}
-	// At worst every page that there is gets a new place, and each new page is half full. The rest is
-	// for the list of free pages.
-	need := 2*size + 4*n + 1<<20
+	// A page that changes may take two others with it, and each new one may be half full. The rest is for
+	// the list of free pages.
+	need := size + 8*max(s.opts.partBytes, int64(table.largest)) + size/256 + 1<<20
 	mapped := b.mapped
 	for int64(mapped) < need {
 		mapped *= 2

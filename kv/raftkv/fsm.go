@@ -33,7 +33,8 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 // apply applies one committed entry.
 func (s *Store) apply(l *raft.Log) error {
 	s.mu.Lock()
-	if l.Index <= s.applied.applied { // in the state file already
+	if s.reached = max(s.reached, l.Index); l.Index <= s.applied.applied { // in the state file already
+		s.appliedChanged.notify()
 		s.mu.Unlock()
 		return nil
 	}
@@ -101,14 +102,19 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 	if _, err := decodeBatch(l.Data, func(o op) error { ops = append(ops, o); return nil }); err != nil {
 		return s.entryError(l, err)
 	}
-	// Whatever is pending here was overtaken.
-	s.endEpoch(nil, s.notLeader())
+	s.mu.Lock()
+	overtaken := s.epoch != nil
+	s.mu.Unlock()
+	if overtaken { // with whatever is pending here
+		s.endEpoch(nil, s.notLeader())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied.applied = l.Index
 	s.appliedChanged.notify()
 	if !s.follows(h, l) {
 		s.stats.void++
+		s.applied.voids.add(l.Index)
 		s.log.Warn("skipped a batch that follows on a lost one", "index", l.Index, "term", h.term, "number", h.number)
 		return nil
 	}

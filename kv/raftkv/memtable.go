@@ -18,6 +18,8 @@ type memtable struct {
 	mu     sync.RWMutex // readers hold it for one lookup or one run of keys
 	spaces map[kv.Keyspace]*btree.BTreeG[item]
 	bytes  int64 // written since the table was made; overwritten values count, they pin their chunk
+	// largest key with its value that was ever in it, in bytes.
+	largest int
 }
 
 // item is a key with its versions, newest first. order is the beginning of the key as a number: most
@@ -102,6 +104,7 @@ func (m *memtable) insert(ks kv.Keyspace, key []byte, v *version, h horizon) {
 		m.spaces[ks] = t
 	}
 	m.bytes += int64(len(key)+len(v.sealed)) + itemOverhead
+	m.largest = max(m.largest, len(key)+len(v.sealed))
 	old, replaced := t.Set(makeItem(key, v))
 	if !replaced {
 		return
@@ -113,6 +116,16 @@ func (m *memtable) insert(ks kv.Keyspace, key []byte, v *version, h horizon) {
 	if keep := v.at(h.oldest); keep != nil {
 		keep.prev = nil
 	}
+}
+
+// len returns the number of keys, deleted ones included.
+func (m *memtable) len() (n int) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for _, t := range m.spaces {
+		n += t.Len()
+	}
+	return n
 }
 
 // rollback removes every version newer than seq.

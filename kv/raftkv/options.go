@@ -42,9 +42,10 @@ type Options struct {
 	// HeartbeatTimeout is how long a follower waits for its leader before it starts an election, and
 	// how long a leader goes on without hearing from a quorum; 1 s when 0.
 	HeartbeatTimeout time.Duration
-	// TrailingLogs is how many log entries are kept behind a snapshot for followers that lag; 512 when
-	// 0. A member without a network keeps none.
-	TrailingLogs uint64
+	// MinLog is how many bytes of log are kept at least, although the state file has them, for watchers and
+	// for members that lag: one that misses more gets the whole state. 64 MiB when 0; a member without a
+	// network keeps nothing then.
+	MinLog int64
 	// SyncTimeout is how long a write to the log may take before a member of a larger group ends its
 	// leadership and keeps silent until the disk answers, so that another one can lead; 3 s when 0.
 	SyncTimeout time.Duration
@@ -88,8 +89,8 @@ func (o *Options) setDefaults() error {
 	if o.SyncTimeout == 0 {
 		o.SyncTimeout = 3 * time.Second
 	}
-	if o.TrailingLogs == 0 && o.Transport != nil {
-		o.TrailingLogs = 512
+	if o.MinLog == 0 && o.Transport != nil {
+		o.MinLog = 64 << 20
 	}
 	return nil
 }
@@ -102,7 +103,10 @@ func (o *Options) raftConfig(notify chan<- bool, log *slog.Logger) *raft.Config 
 	c.LeaderLeaseTimeout = o.HeartbeatTimeout / 2
 	c.CommitTimeout = max(o.HeartbeatTimeout/20, time.Millisecond)
 	c.MaxAppendEntries = 16 // an entry is a batch, often some hundred KiB
-	c.TrailingLogs = o.TrailingLogs
+	c.TrailingLogs = 0
+	if o.MinLog > 0 {
+		c.TrailingLogs = 1 // see retained
+	}
 	// The flusher asks for snapshots, see flush.go; raft never takes one by itself.
 	c.SnapshotInterval = 365 * 24 * time.Hour
 	c.SnapshotThreshold = math.MaxUint64

@@ -253,6 +253,7 @@ func (s *Store) restore() error {
 		s.seq++
 		s.committed = s.seq
 		s.applied = st
+		s.reached = max(s.reached, st.snapshot.Index)
 		s.appliedChanged.notify()
 		s.stats.restores++
 	})

@@ -69,7 +69,8 @@ type Store struct {
 	round       *round        // that the next question to the quorum is for, or nil
 	stats       counters
 
-	appliedChanged signal
+	reached        uint64 // the last log entry that raft has given to the FSM, applied now or before
+	appliedChanged signal // of it and applied
 
 	kick       chan struct{} // wakes the proposer
 	flushKick  chan struct{} // wakes the flusher
@@ -165,18 +166,40 @@ func (s *Store) openFiles() error {
 	if err != nil {
 		return err
 	}
-	s.gen, s.applied = gen, st
+	s.gen, s.applied, s.reached = gen, st, st.snapshot.Index
+	if s.applied.voids.since == 0 { // a state file of an earlier release, or a new one
+		s.applied.voids.since = st.applied + 1
+	}
 	s.snaps = &snapshots{store: s}
+	stale, err := s.isStale(first, last)
 	switch {
+	case err != nil:
+		return err
 	case first > st.applied+1:
 		return &kv.CorruptError{What: path, Err: fmt.Errorf("it ends at log entry %d, but the log begins at %d", st.applied, first)}
-	case last != 0 && last < st.snapshot.Index:
-		// A crash between the arrival of a snapshot and the reset of the log that it makes obsolete.
+	case stale:
 		return s.wal.DeleteRange(first, last)
 	case last < st.mixed:
 		return &kv.CorruptError{What: path, Err: fmt.Errorf("it has parts of log entry %d, but the log ends at %d", st.mixed, last)}
 	}
 	return s.finishFlush()
+}
+
+// isStale says whether the log is one that a received snapshot has made obsolete, and that a crash kept
+// from being dropped: it ends before the snapshot, or has another entry where the snapshot ends.
+func (s *Store) isStale(first, last uint64) (bool, error) {
+	snap := s.applied.snapshot
+	if last == 0 || snap.Index < first {
+		return false, nil
+	}
+	if last < snap.Index {
+		return true, nil
+	}
+	var l raft.Log
+	if err := s.wal.GetLog(snap.Index, &l); err != nil {
+		return false, err
+	}
+	return l.Term != snap.Term, nil
 }
 
 // finishFlush applies what a flush was writing when the process ended, all of which was committed. The
@@ -210,7 +233,7 @@ func (s *Store) startRaft() (lone bool, err error) {
 	if err := s.bootstrap(cfg, trans); err != nil {
 		return false, fmt.Errorf("raftkv: bootstrap: %w", err)
 	}
-	if s.raft, err = raft.NewRaft(cfg, fsm{s}, s.wal, s.wal, s.snaps, trans); err != nil {
+	if s.raft, err = raft.NewRaft(cfg, fsm{s}, retained{s.wal, s.opts.MinLog}, s.wal, s.snaps, trans); err != nil {
 		return false, fmt.Errorf("raftkv: start: %w", err)
 	}
 	if lone = s.isLone(); lone && local != nil {

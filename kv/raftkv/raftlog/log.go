@@ -362,6 +362,18 @@ func (l *Log) LastIndex() (uint64, error) {
 	return l.first + uint64(len(l.where)) - 1, nil
 }
 
+// Tail returns the highest index from which on the entries take at least n bytes, or the first index when
+// all together take less.
+func (l *Log) Tail(n int64) uint64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	i := len(l.where)
+	for ; i > 0 && n > 0; i-- {
+		n -= int64(l.where[i-1].size)
+	}
+	return l.first + uint64(i)
+}
+
 // GetLog implements raft.LogStore.
 func (l *Log) GetLog(index uint64, out *raft.Log) error {
 	l.mu.RLock()
