@@ -15,6 +15,8 @@ var (
 	ErrFull = errors.New("objstore: no space left on the disks")
 	// ErrNoQuorum: fewer disks are usable than any policy of the preset needs; nothing was written.
 	ErrNoQuorum = errors.New("objstore: too few usable disks for any policy")
+	// ErrReadOnly: whoever the namespace belongs to lets others only read it.
+	ErrReadOnly = errors.New("objstore: read only")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("objstore: store is closed")
 )

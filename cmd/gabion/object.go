@@ -25,10 +25,11 @@ removing is for the other namespaces.`,
 		Example: `  gabion object put backup.tar < backup.tar
   gabion object ls
   gabion object get backup.tar > copy.tar
-  gabion object rm backup.tar`,
+  gabion object rm backup.tar
+  gabion object serve`,
 	}
 	cmd.PersistentFlags().StringVarP(&ns, "namespace", "n", "user", "`name` of the namespace")
-	cmd.AddCommand(newObjectLs(e, &ns), newObjectPut(e, &ns), newObjectGet(e, &ns), newObjectStat(e, &ns), newObjectRm(e, &ns))
+	cmd.AddCommand(newObjectLs(e, &ns), newObjectPut(e, &ns), newObjectGet(e, &ns), newObjectStat(e, &ns), newObjectRm(e, &ns), newObjectServe(e))
 	return cmd
 }
 

@@ -32,14 +32,11 @@ import (
 // Store is what is served.
 type Store interface {
 	// Namespace returns a namespace, or an error that matches objstore.ErrNotFound. With write it may be
-	// made when there is none; ErrReadOnly is for one that must not be written to from here.
+	// made when there is none, and the error may match objstore.ErrReadOnly.
 	Namespace(ctx context.Context, name string, write bool) (objstore.Namespace, error)
 	// Sync makes everything that was put or deleted before durable.
 	Sync(ctx context.Context) error
 }
-
-// ErrReadOnly: objects of this namespace cannot be changed over HTTP.
-var ErrReadOnly = errors.New("objhttp: the namespace can be read only")
 
 // Handler serves s. A nil logger discards. The handler is safe for concurrent use.
 func Handler(s Store, log *slog.Logger) http.Handler {
@@ -117,7 +114,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusNotFound
 	case errors.Is(err, objstore.ErrExists):
 		status = http.StatusConflict
-	case errors.Is(err, ErrReadOnly):
+	case errors.Is(err, objstore.ErrReadOnly):
 		status = http.StatusForbidden
 	case errors.Is(err, objstore.ErrFull):
 		status = http.StatusInsufficientStorage

@@ -32,7 +32,7 @@ func (s *store) Namespace(_ context.Context, name string, write bool) (objstore.
 	case name == "ns", name == "locked" && !write:
 		return s.ns, nil
 	case name == "locked":
-		return nil, objhttp.ErrReadOnly
+		return nil, objstore.ErrReadOnly
 	}
 	return nil, objstore.ErrNotFound
 }

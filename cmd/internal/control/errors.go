@@ -30,6 +30,7 @@ var kinds = []struct {
 	{"object-exists", objstore.ErrExists, http.StatusConflict},
 	{"object-full", objstore.ErrFull, http.StatusInsufficientStorage},
 	{"object-no-quorum", objstore.ErrNoQuorum, http.StatusServiceUnavailable},
+	{"object-read-only", objstore.ErrReadOnly, http.StatusForbidden},
 	{"object-closed", objstore.ErrClosed, http.StatusServiceUnavailable},
 	{"canceled", context.Canceled, http.StatusServiceUnavailable},
 }

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/objhttp"
 )
 
 // Limits on requests and on pages.
@@ -48,7 +50,14 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("GET /v1/object/stat", answer(h.objectStat))
 	mux.HandleFunc("PUT /v1/object", answer(h.objectPut))
 	mux.HandleFunc("DELETE /v1/object", answer(h.objectDelete))
-	return mux
+	objects := http.StripPrefix(objectsPath, objhttp.Handler(objectStore{b}, nil))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, objectsPath+"/") {
+			objects.ServeHTTP(w, r) // not through mux, which would clean the names of objects
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // answer makes a handler of a function that returns what is to be sent as JSON.

@@ -131,7 +131,7 @@ func (n *Node) Namespace(ctx context.Context, name string, write bool) (objstore
 		return n.objects.Existing(name)
 	}
 	if name == volumeNamespace {
-		return nil, fmt.Errorf("namespace %q belongs to the filesystem: it can be read only", name)
+		return nil, fmt.Errorf("%w: namespace %q belongs to the filesystem", objstore.ErrReadOnly, name)
 	}
 	return n.objects.Namespace(ctx, name)
 }
