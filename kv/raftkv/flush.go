@@ -180,6 +180,7 @@ func (s *Store) flushPart(sealed *sealedTable, c *flushCursor, st state) error {
 	if err := b.write(old, c, s.opts.partBytes, st); err != nil {
 		return err
 	}
+	b.trimWriter()
 	gen, wrote, err := b.begin(old.tree.sums)
 	if err != nil {
 		return err

@@ -130,6 +130,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s.workers.Go(s.propose)
 	s.workers.Go(s.reap)
 	s.workers.Go(s.flushLoop)
+	s.workers.Go(s.trimLoop)
 	s.workers.Go(s.watchDisk)
 	for range verifiers {
 		s.workers.Go(s.verify)
