@@ -28,12 +28,12 @@ const (
 	sumSize = 4
 )
 
-// Overhead bounds the bytes that one operation takes beside its key and value.
-const Overhead = 10 + 1 + kv.MaxKeyspace + 5 + 5
+// Overhead bounds the bytes that one operation takes beside its key and value, unless it introduces a
+// keyspace.
+const Overhead = 3 + 3 + 4
 
-// MaxSize bounds an encoded batch: the largest transaction, of operations as small as they come, or
-// several that are small together.
-const MaxSize = 1 << 30
+// MaxSize bounds an encoded batch: the largest transaction, of operations as small as they come.
+const MaxSize = 8 * kv.MaxBatch
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
