@@ -113,9 +113,10 @@ type FragmentInfo struct {
 // DiskStat is the state of a disk's space, in bytes.
 type DiskStat struct {
 	Total, Used, Free int64
+	Own               int64 // of Free: in space that the disk has already; the rest is its device's
 	Fragments         int64
 	Full              bool   // puts are refused, deletes pass
-	Device            uint64 // disks with the same one share what is free; 0: shared with none
+	Device            uint64 // disks with the same one share what it has free; 0: shared with none
 }
 
 // Disk holds fragments: what the object layer asks of an ASD. Safe for concurrent use.

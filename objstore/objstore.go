@@ -92,6 +92,13 @@ type Prefetcher interface {
 	Prefetch(ctx context.Context, name string, off, n int64)
 }
 
+// Reclaimer is a Namespace that can be asked for the space of what was deleted.
+type Reclaimer interface {
+	// Reclaim frees the space of everything that was deleted before the call, now and not soon, on the
+	// disks that are there.
+	Reclaim(ctx context.Context) error
+}
+
 // Capacity of a namespace's disks, in bytes of user data after coding.
 type Capacity struct {
 	Total, Used, Free int64

@@ -106,7 +106,6 @@ func (s *Store) copyRefs(ctx context.Context, from *file, srcOff int64, to *file
 	if g, err := s.foldLocked(ctx, from); err != nil {
 		return err
 	} else if g != nil {
-		s.flusher.hurry()
 		if err := g.wait(ctx); err != nil {
 			return err
 		}

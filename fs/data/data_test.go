@@ -14,6 +14,7 @@ import (
 	"github.com/gabionfs/gabion/fs/data"
 	"github.com/gabionfs/gabion/fs/meta"
 	"github.com/gabionfs/gabion/kv/memkv"
+	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/memns"
 	"go.uber.org/goleak"
 )
@@ -180,11 +181,25 @@ func TestFold(t *testing.T) {
 	w.check()
 }
 
-// TestFull: a write that does not fit fails with ErrNoSpace, nothing that was there is lost, and after
-// something was removed all goes on.
+// TestFull: a write that does not fit fails with ErrNoSpace, nothing that was there is lost, and when
+// something was removed the very next write works, whether it is known beforehand how much fits or not.
 func TestFull(t *testing.T) {
-	w := open(t, data.Options{FlushAfter: time.Hour})
-	w.ns.Limit(20 << 20)
+	t.Run("endless", func(t *testing.T) { full(t, open(t, data.Options{FlushAfter: time.Hour})) })
+	t.Run("flushing", func(t *testing.T) { full(t, open(t, data.Options{FlushAfter: 4 * time.Millisecond})) })
+	t.Run("capacity", func(t *testing.T) {
+		var w *world
+		w = open(t, data.Options{FlushAfter: time.Hour, Capacity: func() objstore.Capacity {
+			used, _ := w.ns.Size()
+			return objstore.Capacity{Total: fullAt, Used: used, Free: max(0, fullAt-used)}
+		}})
+		full(t, w)
+	})
+}
+
+const fullAt = 20 << 20
+
+func full(t *testing.T, w *world) {
+	w.ns.Limit(fullAt)
 	old := noise(1, 6<<20)
 	a := w.file("old")
 	w.ok(w.Write(w.ctx, a, 0, old))
@@ -202,16 +217,8 @@ func TestFull(t *testing.T) {
 	w.want(a, old)
 	w.remove("big")
 	next := w.file("next")
-	w.eventually("writes work again", func() bool {
-		err := w.Write(w.ctx, next, 0, old[:1<<20])
-		if err == nil {
-			err = w.Fsync(w.ctx, next)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNoSpace) {
-			t.Fatal(err)
-		}
-		return err == nil
-	})
+	w.ok(w.Write(w.ctx, next, 0, old[:1<<20]))
+	w.ok(w.Fsync(w.ctx, next))
 	w.want(a, old)
 	w.want(next, old[:1<<20])
 	w.check()

@@ -12,6 +12,5 @@ func (s *Store) Fold(ctx context.Context, ino fs.Ino) error {
 	if err != nil || g == nil {
 		return err
 	}
-	s.flusher.hurry()
 	return g.wait(ctx)
 }

@@ -194,7 +194,6 @@ func (f *file) drain(ctx context.Context) error {
 	if g == nil {
 		return nil
 	}
-	f.s.flusher.hurry()
 	return g.wait(ctx)
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
 )
 
 const (
@@ -111,29 +112,39 @@ func (x *flusher) next() (batch []*generation) {
 	return batch
 }
 
-// fly puts the blobs of a batch and commits its generations, each after the one before it.
+// fly takes a batch to the disks.
 func (x *flusher) fly(ctx context.Context, batch []*generation) {
+	attempt := x.s.budget.begin()
+	rest, err := x.try(ctx, attempt, batch)
+	if errors.Is(err, objstore.ErrFull) && x.s.makeRoom(ctx) {
+		rest, err = x.try(ctx, attempt, rest)
+	}
+	if err != nil {
+		x.fail(ctx, attempt, rest, err)
+	}
+}
+
+// try puts the blobs of a batch and commits its generations, each after the one before it. With an error it
+// returns those that are left.
+func (x *flusher) try(ctx context.Context, attempt uint64, batch []*generation) ([]*generation, error) {
 	up := x.s.newUpload()
 	defer up.unpin(context.WithoutCancel(ctx))
 	err := up.put(ctx, batch)
-	for len(batch) > 0 {
+	for len(batch) > 0 && err == nil {
 		group := batch[:min(len(batch), commitFiles)]
-		batch = batch[len(group):]
-		if err == nil {
-			err = x.precede(ctx, group)
-		}
-		if err == nil {
+		if err = x.precede(ctx, group); err == nil {
 			err = x.s.commit(ctx, up, group)
 		}
 		if err != nil {
-			x.fail(ctx, append(slices.Clone(group), batch...), err)
-			return
+			break
 		}
 		for _, g := range group {
 			g.f.committed(g)
 		}
-		x.s.budget.result(nil)
+		x.s.budget.result(attempt, nil)
+		batch = batch[len(group):]
 	}
+	return batch, err
 }
 
 // precede waits until the generations that were frozen before those of the group, and are not in the
@@ -146,7 +157,7 @@ func (x *flusher) precede(ctx context.Context, group []*generation) error {
 		if prev == nil || slices.Contains(group[:i], prev) {
 			continue
 		}
-		if err := prev.wait(ctx); err != nil {
+		if err := prev.next(ctx); err != nil {
 			return err
 		}
 	}
@@ -154,16 +165,17 @@ func (x *flusher) precede(ctx context.Context, group []*generation) error {
 }
 
 // fail keeps generations for another attempt and tells those who wait.
-func (x *flusher) fail(ctx context.Context, batch []*generation, err error) {
-	if ctx.Err() == nil {
-		x.s.log.Error("dirty data cannot be written and stays in memory", "files", len(batch), "err", err)
-	}
-	x.s.budget.result(err)
+func (x *flusher) fail(ctx context.Context, attempt uint64, batch []*generation, err error) {
 	x.mu.Lock()
 	x.retry = append(x.retry, batch...)
+	// Told under the lock, so that who hears of it finds them in the queue.
+	news := x.s.budget.result(attempt, err)
 	x.mu.Unlock()
+	if ctx.Err() == nil && news {
+		x.s.log.Error("dirty data cannot be written and stays in memory", "files", len(batch), "err", err)
+	}
 	for _, g := range batch {
-		g.failed(err)
+		g.failed(attempt, err)
 	}
 }
 

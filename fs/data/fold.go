@@ -126,7 +126,6 @@ func (s *Store) foldLocked(ctx context.Context, f *file) (*generation, error) {
 		}
 		f.mu.Unlock()
 		// A generation that is frozen but not committed holds newer bytes than the rows.
-		s.flusher.hurry()
 		if err := g.wait(ctx); err != nil {
 			return nil, err
 		}

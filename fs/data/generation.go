@@ -25,6 +25,7 @@ type generation struct {
 	mu      sync.Mutex
 	over    bool          // committed or dropped
 	err     error         // of the last attempt
+	tried   uint64        // the number of the last attempt that failed
 	attempt chan struct{} // closed and renewed at each failed attempt, closed for good when over
 }
 
@@ -54,8 +55,31 @@ func (g *generation) dirty(limit int) (bytes int64, runs int) {
 	return bytes, runs
 }
 
-// wait returns when g is over, or with the error of the next attempt to commit it that fails.
+// wait has g tried again if that failed before, and returns when g is over, or with the error of an attempt
+// to commit it that began after the call.
 func (g *generation) wait(ctx context.Context) error {
+	s := g.f.s
+	for since := s.budget.begun(); ; {
+		g.mu.Lock()
+		over, err, tried, ch := g.over, g.err, g.tried, g.attempt
+		g.mu.Unlock()
+		switch {
+		case over:
+			return nil
+		case tried > since:
+			return err
+		}
+		s.flusher.hurry()
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// next returns when g is over, or with the error of the next attempt to commit it that fails.
+func (g *generation) next(ctx context.Context) error {
 	g.mu.Lock()
 	over, ch := g.over, g.attempt
 	g.mu.Unlock()
@@ -75,10 +99,10 @@ func (g *generation) wait(ctx context.Context) error {
 	return g.err
 }
 
-func (g *generation) failed(err error) {
+func (g *generation) failed(attempt uint64, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.err = err
+	g.err, g.tried = err, attempt
 	close(g.attempt)
 	g.attempt = make(chan struct{})
 }

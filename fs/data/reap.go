@@ -31,10 +31,14 @@ type reaper struct {
 
 	mu     sync.Mutex
 	inodes []fs.Ino
+	begun  uint64        // passes
+	ended  uint64        // the newest pass that has ended
+	change chan struct{} // closed and renewed when a pass ends
+	over   chan struct{} // closed when there will be no more passes
 }
 
 func newReaper(s *Store) *reaper {
-	x := &reaper{s: s, wake: make(chan struct{}, 1)}
+	x := &reaper{s: s, wake: make(chan struct{}, 1), change: make(chan struct{}), over: make(chan struct{})}
 	x.kick() // what the last run of the process left
 	return x
 }
@@ -83,6 +87,7 @@ func (x *reaper) take() []fs.Ino {
 }
 
 func (x *reaper) run(ctx context.Context) {
+	defer close(x.over)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -103,8 +108,40 @@ func (x *reaper) run(ctx context.Context) {
 	}
 }
 
+// settled returns when a pass has ended that began after the call.
+func (x *reaper) settled(ctx context.Context) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for since := x.begun; x.ended <= since; {
+		ch := x.change
+		x.mu.Unlock()
+		x.kick()
+		select {
+		case <-ch:
+		case <-x.over:
+			x.mu.Lock()
+			return fs.ErrClosed
+		case <-ctx.Done():
+			x.mu.Lock()
+			return ctx.Err()
+		}
+		x.mu.Lock()
+	}
+	return nil
+}
+
 // pass frees everything there is to free now.
 func (x *reaper) pass(ctx context.Context) error {
+	x.mu.Lock()
+	x.begun++
+	x.mu.Unlock()
+	defer func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.ended = x.begun
+		close(x.change)
+		x.change = make(chan struct{})
+	}()
 	for {
 		batch := x.take()
 		if len(batch) == 0 {
@@ -269,7 +306,6 @@ func (s *Store) deleteDead(ctx context.Context) error {
 		if err := s.ns.Delete(ctx, names...); err != nil {
 			return fmt.Errorf("delete objects: %w", err)
 		}
-		s.flusher.hurry() // there may be room now for what failed
 		err = s.kv.Update(ctx, kv.Ordered, func(t kv.Txn) error {
 			for _, k := range keys {
 				t.Delete(ksDead, k)

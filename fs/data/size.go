@@ -155,7 +155,7 @@ func (s *Store) Allocate(ctx context.Context, ino fs.Ino, m fs.AllocMode, off, l
 	cut := false
 	switch m {
 	case 0, fs.AllocKeepSize:
-		if !s.space.fits(length) {
+		if !s.space.fits(length) && !(s.makeRoom(ctx) && s.space.fits(length)) {
 			return fs.ErrNoSpace
 		}
 	case fs.AllocPunchHole | fs.AllocKeepSize, fs.AllocZeroRange, fs.AllocZeroRange | fs.AllocKeepSize:

@@ -1,6 +1,7 @@
 package data
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -36,7 +37,30 @@ func (x *space) capacity() objstore.Capacity {
 	return x.last
 }
 
-func (x *space) fits(n int64) bool { return n <= x.capacity().Free }
+// fits reports whether there is room for n bytes. A no is never older than the question.
+func (x *space) fits(n int64) bool {
+	if n <= x.capacity().Free {
+		return true
+	}
+	x.mu.Lock()
+	x.at = time.Time{}
+	x.mu.Unlock()
+	return n <= x.capacity().Free
+}
+
+// makeRoom is called when the disks are full. It waits until the space of all that was removed so far is
+// free, and reports whether there may be room for more now.
+func (s *Store) makeRoom(ctx context.Context) bool {
+	if s.reaper.settled(ctx) != nil {
+		return false
+	}
+	if r, ok := s.ns.(objstore.Reclaimer); ok {
+		if err := r.Reclaim(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("the space of what was removed comes back later", "err", err)
+		}
+	}
+	return ctx.Err() == nil && s.space.fits(1)
+}
 
 // fsError makes errors of the layers below match the vocabulary of package fs.
 func (s *Store) fsError(err error) error {

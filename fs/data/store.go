@@ -102,7 +102,7 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 	s.reaper = newReaper(s)
 	s.rewriter = newRewriter(s)
 	s.defrag = newDefragmenter(s)
-	s.budget = newBudget(o.DirtyMax, func() { s.freezeMost() })
+	s.budget = newBudget(o.DirtyMax, s.freezeMost, s.flusher.hurry)
 	if err := s.load(ctx); err != nil {
 		return nil, fmt.Errorf("open content: %w", s.fsError(err))
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -242,8 +243,21 @@ func (u *upload) object(ctx context.Context, p []byte) (uint64, error) {
 	u.mu.Lock()
 	u.packs = append(u.packs, id)
 	u.mu.Unlock()
-	_, err = s.ns.Put(ctx, objectName(id), p)
+	if _, err = s.ns.Put(ctx, objectName(id), p); errors.Is(err, objstore.ErrFull) {
+		// There is no such object for certain. Burying it would only wake the reaper, again and again
+		// for as long as the disks are full.
+		u.forget(id)
+	}
 	return id, err
+}
+
+// forget takes an id back that was not used.
+func (u *upload) forget(id uint64) {
+	u.mu.Lock()
+	u.packs = slices.DeleteFunc(u.packs, func(x uint64) bool { return x == id })
+	u.mu.Unlock()
+	u.s.pins.unpin([]uint64{id})
+	u.s.pins.settle([]uint64{id})
 }
 
 // again puts a blob that was there when it was looked for and has been freed since.

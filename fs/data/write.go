@@ -36,10 +36,10 @@ func (s *Store) admit(ctx context.Context, n int64) error {
 	if err := s.budget.wait(ctx); err != nil {
 		return s.fsError(err)
 	}
-	if !s.space.fits(n + s.budget.held()) {
-		return fs.ErrNoSpace
+	if s.space.fits(n+s.budget.held()) || s.makeRoom(ctx) && s.space.fits(n+s.budget.held()) {
+		return nil
 	}
-	return nil
+	return fs.ErrNoSpace
 }
 
 // write is Write under f.op.
@@ -111,7 +111,6 @@ func (s *Store) Fsync(ctx context.Context, ino fs.Ino) error {
 	g := f.last()
 	f.mu.Unlock()
 	if g != nil {
-		s.flusher.hurry()
 		if err := g.wait(ctx); err != nil {
 			return s.fsError(err)
 		}

@@ -41,6 +41,7 @@ type Stat struct {
 	Live     int64  // of records that exist, with their keys, infos and checksums
 	Garbage  int64  // in segments and not live; compaction brings it back
 	Free     int64  // that can still be put: what is free beyond the reserve, and the garbage
+	Own      int64  // of Free: in files that are allocated already, so that it can be put whatever others do
 	Device   uint64 // of the filesystem: ASDs with the same one share what is free
 	Records  int64
 	Segments int
@@ -67,13 +68,17 @@ func (a *ASD) Stat() Stat {
 	a.table.RLock()
 	t := &a.table
 	st.Segments, st.Pooled, st.Used = len(t.segments), len(t.pool), t.allocated
-	var usable int64 // in files that are there already
+	var usable int64  // in files that are there already
+	var pending int64 // written to the active segment, and not in its account yet
+	for _, f := range t.frames {
+		pending += f.size
+	}
 	for _, s := range t.segments {
 		st.Live += s.state.live
 		st.Records += s.state.records
 		st.Garbage += max(0, s.garbage())
 		if !s.sealed {
-			usable += max(0, s.allocated-s.state.end-deleteMargin)
+			usable += max(0, s.allocated-s.state.end-pending-deleteMargin)
 		}
 	}
 	for _, f := range t.frames {
@@ -85,6 +90,7 @@ func (a *ASD) Stat() Stat {
 			if p.old != nil {
 				st.Records--
 				st.Live -= p.old.cost(len(p.key))
+				st.Garbage += p.old.cost(len(p.key))
 			}
 		}
 	}
@@ -97,7 +103,8 @@ func (a *ASD) Stat() Stat {
 		st.Used += a.index.size()
 	}
 	a.indexMu.RUnlock()
-	st.Free = max(0, min(max(0, a.room())+usable+st.Garbage, a.capacity))
+	st.Own = min(usable+st.Garbage, a.capacity)
+	st.Free = min(max(0, a.room())+st.Own, a.capacity)
 	if fi, err := os.Stat(a.dir); err == nil {
 		if sys, ok := fi.Sys().(*syscall.Stat_t); ok {
 			st.Device = sys.Dev

@@ -27,7 +27,7 @@ func (u *upload) writeRaw(ctx context.Context, number uint32, off int64, raw []b
 	avoid := make(map[objstore.DiskID]bool)
 	var last error
 	for index, attempt := u.first, uint32(0); ; attempt++ {
-		at, err := u.s.c.place(u.s.preset.Policies, index, avoid, u.id.ID+uint64(number))
+		at, err := u.s.c.place(ctx, u.s.preset.Policies, index, avoid, u.id.ID+uint64(number))
 		if err != nil {
 			if last != nil && !errors.Is(err, objstore.ErrFull) {
 				err = fmt.Errorf("%w; last: %w", err, last)

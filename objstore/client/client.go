@@ -47,6 +47,8 @@ type Options struct {
 	Disks   *manager.Manager
 	Trouble Trouble // nil: nobody is told
 	Logger  *slog.Logger
+	// Reclaim deletes the fragments of everything that was deleted so far; nil: they go when they go.
+	Reclaim func(context.Context) error
 
 	WriteMemory int // bytes of chunks being written; 0 means 64 MiB
 	PoolMemory  int // bytes of idle buffers kept; 0 means 64 MiB

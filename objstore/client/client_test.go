@@ -404,3 +404,27 @@ func TestParallel(t *testing.T) {
 }
 
 func sumOf(p []byte) uint32 { return crc.Sum(p) }
+
+// TestRoomIsNoticedAtOnce: disks that refused a write are asked again before the next one is refused, however
+// long ago they were looked at.
+func TestRoomIsNoticedAtOnce(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, 6, preset(objstore.CompressNone, 256<<10, p42), Options{})
+	r.put("kept", noise(100_000))
+	for _, d := range r.disks {
+		d.Resize(64 << 10)
+	}
+	for range 2 {
+		if _, err := r.ns.Put(ctx, "more", noise(300_000)); !errors.Is(err, objstore.ErrFull) {
+			t.Fatalf("put on full disks: %v", err)
+		}
+	}
+	for _, d := range r.disks {
+		d.Resize(1 << 20)
+	}
+	r.put("more", noise(300_000))
+	r.check("more", noise(300_000))
+	if len(r.seen.degraded) > 0 {
+		t.Fatalf("not all disks were used: %v", r.seen.degraded)
+	}
+}

@@ -47,6 +47,16 @@ func (s *Namespace) Delete(ctx context.Context, names ...string) error {
 	return err
 }
 
+var _ objstore.Reclaimer = (*Namespace)(nil)
+
+// Reclaim implements objstore.Reclaimer.
+func (s *Namespace) Reclaim(ctx context.Context) error {
+	if s.c.o.Reclaim == nil {
+		return nil
+	}
+	return s.c.o.Reclaim(ctx)
+}
+
 // List implements objstore.Namespace.
 func (s *Namespace) List(ctx context.Context, from, to string, fn func(objstore.Info) bool) error {
 	return s.nsm.List(ctx, from, to, func(name string, m *manifest.Manifest) bool { return fn(m.Info(name)) })

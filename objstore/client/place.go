@@ -1,6 +1,8 @@
 package client
 
 import (
+	"context"
+	"errors"
 	"slices"
 
 	"github.com/gabionfs/gabion/objstore"
@@ -18,7 +20,18 @@ type placement struct {
 // place chooses the first policy from index that the usable disks can meet, and disks for it: those
 // with the most free space, at most x on a node. Seed rotates which of them hold data and which
 // parity, so that reads spread.
-func (c *Client) place(policies []objstore.Policy, index int, avoid map[objstore.DiskID]bool, seed uint64) (placement, error) {
+func (c *Client) place(ctx context.Context, policies []objstore.Policy, index int, avoid map[objstore.DiskID]bool, seed uint64) (placement, error) {
+	at, err := c.placeNow(policies, index, avoid, seed)
+	if errors.Is(err, objstore.ErrFull) {
+		// They were full when they refused a write; what was deleted since may have made room.
+		c.o.Disks.Measure(ctx, (*manager.Disk).Full)
+		at, err = c.placeNow(policies, index, avoid, seed)
+	}
+	return at, err
+}
+
+// placeNow is place by what is known of the disks.
+func (c *Client) placeNow(policies []objstore.Policy, index int, avoid map[objstore.DiskID]bool, seed uint64) (placement, error) {
 	var usable, busy []*manager.Disk
 	full := 0
 	for _, d := range c.o.Disks.Disks() {

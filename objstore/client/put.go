@@ -123,7 +123,7 @@ func (u *upload) writeAll(ctx context.Context, src *source) error {
 	if u.size == 0 {
 		return nil
 	}
-	p, err := u.s.c.place(u.s.preset.Policies, u.first, nil, u.id.ID)
+	p, err := u.s.c.place(ctx, u.s.preset.Policies, u.first, nil, u.id.ID)
 	if err != nil {
 		return err
 	}

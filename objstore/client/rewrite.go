@@ -11,7 +11,7 @@ import (
 func (s *Namespace) rewrite(ctx context.Context, name string, m *manifest.Manifest, o HealOptions, h *Healed) error {
 	index := -1
 	for i, p := range s.preset.Policies {
-		at, err := s.c.place(s.preset.Policies[i:i+1], 0, nil, m.ID)
+		at, err := s.c.place(ctx, s.preset.Policies[i:i+1], 0, nil, m.ID)
 		if err == nil && p.M > 0 && at.disks[len(at.disks)-1] != nil {
 			index = i
 			break

@@ -109,7 +109,7 @@ func (d asdDisk) Range(ctx context.Context, from, to objstore.FragmentKey, fn fu
 
 func (d asdDisk) Stat(context.Context) (objstore.DiskStat, error) {
 	st := d.a.Stat()
-	return objstore.DiskStat{Total: st.Capacity, Used: st.Live, Free: st.Free, Fragments: st.Records,
+	return objstore.DiskStat{Total: st.Capacity, Used: st.Live, Free: st.Free, Own: st.Own, Fragments: st.Records,
 		Full: st.Free < fullBelow, Device: st.Device}, nil
 }
 

@@ -97,13 +97,27 @@ func (b *Backend) changed() {
 func (b *Backend) lost(d *manager.Disk, err error) { b.disks.Detach(d, stateOf(err), err) }
 
 // Capacity returns the room for user data, after coding by the first policy of the preset. Disks on one
-// filesystem share what is free.
+// filesystem share what is free. What the disks said last is good enough while there is plenty; when little
+// is left they are asked.
 func (b *Backend) Capacity(ctx context.Context) (objstore.Capacity, error) {
 	p, err := b.disks.Preset(ctx, PresetName)
 	if err != nil {
 		return objstore.Capacity{}, err
 	}
-	type device struct{ sum, most, avail int64 }
+	c := b.capacity(p.Policies[0])
+	if c.Free < plenty {
+		b.disks.Measure(ctx, (*manager.Disk).Readable)
+		c = b.capacity(p.Policies[0])
+	}
+	return c, nil
+}
+
+// plenty is more than is written before the watch looks at the disks again.
+const plenty = 1 << 30
+
+// capacity is Capacity by what the disks said last.
+func (b *Backend) capacity(p objstore.Policy) objstore.Capacity {
+	type device struct{ own, sum, most, avail int64 } // sum and most are of what is free beyond own
 	devices := make(map[uint64]*device)
 	var used int64
 	for _, d := range b.disks.Disks() {
@@ -124,17 +138,18 @@ func (b *Backend) Capacity(ctx context.Context) (objstore.Capacity, error) {
 			v = &device{avail: available(d.Dir())}
 			devices[id] = v
 		}
-		v.sum += st.Free
-		v.most = max(v.most, st.Free)
+		v.own += st.Own
+		v.sum += st.Free - st.Own
+		v.most = max(v.most, st.Free-st.Own)
 	}
 	var free int64
 	for _, v := range devices {
-		free += min(v.sum, max(v.most, v.avail))
+		free += v.own + min(v.sum, max(v.most, v.avail))
 	}
-	k, n := int64(p.Policies[0].K), int64(p.Policies[0].K+p.Policies[0].M)
+	k, n := int64(p.K), int64(p.K+p.M)
 	c := objstore.Capacity{Used: used / n * k, Free: free / n * k}
 	c.Total = c.Used + c.Free
-	return c, nil
+	return c
 }
 
 // available is what a filesystem has left beyond the reserve that ASDs keep.
@@ -173,10 +188,7 @@ func (b *Backend) Check(ctx context.Context, o maint.CheckOptions, report func(m
 // Repair heals every object that is not as safe as it could be, deletes what is obsolete, and collects
 // garbage. It returns when that is done.
 func (b *Backend) Repair(ctx context.Context) error {
-	errs := []error{b.maint.Repair(ctx)}
-	for _, ns := range b.list() {
-		errs = append(errs, b.maint.DeleteObsolete(ctx, ns.NSM()))
-	}
+	errs := []error{b.maint.Repair(ctx), b.maint.Reclaim(ctx)}
 	_, err := b.maint.Collect(ctx)
 	return errors.Join(append(errs, err)...)
 }

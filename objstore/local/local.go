@@ -138,7 +138,7 @@ func (b *Backend) start(ctx context.Context) error {
 	mo.KV, mo.Disks, mo.Namespaces, mo.Logger = b.o.KV, b.disks, b.list, b.log
 	b.maint = maint.New(mo)
 	co := b.o.Client
-	co.Disks, co.Trouble, co.Logger = b.disks, b.maint, b.log
+	co.Disks, co.Trouble, co.Reclaim, co.Logger = b.disks, b.maint, b.maint.Reclaim, b.log
 	b.client = client.New(co)
 	all, err := b.disks.Namespaces(ctx)
 	if err != nil {

@@ -368,3 +368,41 @@ func TestRotIsHealed(t *testing.T) {
 		t.Fatal(p)
 	}
 }
+
+// TestRoomAtOnce fills the disks and removes what is on them: both the capacity and the next put know of the
+// room without waiting for the watch, or for maintenance.
+func TestRoomAtOnce(t *testing.T) {
+	ctx := context.Background()
+	o := options(memkv.New(), dirs(t, 6))
+	o.Capacity, o.WatchEvery, o.Compression = 40<<20, time.Hour, objstore.CompressNone
+	b := open(t, o)
+	ns := namespace(t, b)
+	for round := range 2 {
+		var names []string
+		for {
+			name := fmt.Sprint("object ", round, len(names))
+			if _, err := ns.Put(ctx, name, noise(4<<20)); err != nil {
+				if !errors.Is(err, objstore.ErrFull) {
+					t.Fatal(err)
+				}
+				break
+			}
+			names = append(names, name)
+		}
+		if len(names) < 10 {
+			t.Fatalf("full after %d objects", len(names))
+		}
+		if c, err := b.Capacity(ctx); err != nil || c.Free > 16<<20 {
+			t.Fatalf("full: %+v, %v", c, err)
+		}
+		if err := ns.Delete(ctx, names...); err != nil {
+			t.Fatal(err)
+		}
+		if err := ns.(objstore.Reclaimer).Reclaim(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := b.Capacity(ctx); err != nil || c.Free < 64<<20 {
+			t.Fatalf("empty: %+v, %v", c, err)
+		}
+	}
+}

@@ -45,6 +45,15 @@ func (m *Maint) DeleteObsolete(ctx context.Context, n *nsm.Manager) error {
 	return ctx.Err()
 }
 
+// Reclaim is DeleteObsolete for all namespaces: somebody needs the space now.
+func (m *Maint) Reclaim(ctx context.Context) error {
+	var errs []error
+	for _, ns := range m.o.Namespaces() {
+		errs = append(errs, m.DeleteObsolete(ctx, ns.NSM()))
+	}
+	return errors.Join(errs...)
+}
+
 // deleteAt deletes fragments, and returns those on disks that cannot delete now.
 func (m *Maint) deleteAt(ctx context.Context, at []nsm.Location) (failed []nsm.Location, err error) {
 	byDisk := make(map[objstore.DiskID][]nsm.Location)

@@ -282,6 +282,11 @@ func (d *Disk) Refresh(ctx context.Context) error {
 	if err := dev.Probe(ctx); err != nil {
 		return err
 	}
+	return d.measure(ctx, dev)
+}
+
+// measure asks how full the disk is.
+func (d *Disk) measure(ctx context.Context, dev objstore.Disk) error {
 	stat, err := dev.Stat(ctx)
 	if err != nil {
 		return err
@@ -293,7 +298,25 @@ func (d *Disk) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// Stat returns the disk's space as last seen by Refresh.
+// measureLimit is how long Measure waits for a disk.
+const measureLimit = time.Second
+
+// Measure asks the disks for which want holds how full they are now. What a disk that is down or hangs had
+// to say last stays.
+func (m *Manager) Measure(ctx context.Context, want func(*Disk) bool) {
+	var wg sync.WaitGroup
+	for _, d := range m.Disks() {
+		if want(d) {
+			wg.Go(func() {
+				// An error is for those to find out who use the disk.
+				_ = d.doWithin(ctx, measureLimit, func(dev objstore.Disk) error { return d.measure(ctx, dev) })
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// Stat returns the disk's space as last seen by Refresh or Measure.
 func (d *Disk) Stat() objstore.DiskStat {
 	d.mu.Lock()
 	defer d.mu.Unlock()
