@@ -17,7 +17,7 @@ type txn struct {
 	writes []write // one per key, in the order of the first write
 	index  map[writeKey]int
 	sorted map[kv.Keyspace][]*write // built by the first Range over a keyspace, dropped by a write
-	size   int                      // bytes of keys and values
+	size   int                      // bytes of keys and values; what the machinery adds for itself is not counted
 	err    error                    // the first limit that was exceeded
 	few    [fewWrites]write         // where writes begins
 }
@@ -53,12 +53,16 @@ func (t *txn) find(ks kv.Keyspace, key []byte) *write {
 
 func (t *txn) set(ks kv.Keyspace, key, value []byte, deleted bool) {
 	t.sorted = nil // it points into writes
+	counted := 1
+	if ks.Reserved() {
+		counted = 0
+	}
 	if w := t.find(ks, key); w != nil {
-		t.size += len(value) - len(w.value)
+		t.size += counted * (len(value) - len(w.value))
 		w.value, w.deleted = value, deleted
 		return
 	}
-	t.size += len(key) + len(value)
+	t.size += counted * (len(key) + len(value))
 	t.writes = append(t.writes, write{ks, key, value, deleted})
 	if n := len(t.writes); t.index != nil {
 		t.index[writeKey{ks, str(key)}] = n - 1
