@@ -264,4 +264,3 @@ type connectionError struct{ err error }
 
 func (e *connectionError) Error() string { return "kvrpc: connection: " + e.err.Error() }
 func (e *connectionError) Unwrap() error { return e.err }
-

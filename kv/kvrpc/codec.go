@@ -44,14 +44,15 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-// Buffers that messages are encoded into, by size class: 1 KiB, 4 KiB, ... 1 MiB. Larger ones are not kept.
+// Buffers that messages are encoded into, by size class: 2 KiB, 8 KiB, ... 2 MiB. Larger ones are not kept.
 type bufferPool struct{ classes [6]sync.Pool }
 
-const smallestBuffer = 1 << 10
+// gRPC does not give back buffers of 1 KiB and less.
+const smallestBuffer = 2 << 10
 
 // class returns the class whose buffers hold n bytes, or -1.
 func (p *bufferPool) class(n int) int {
-	c := max(0, (bits.Len(uint(max(n, 1)-1))-10+1)/2)
+	c := max(0, (bits.Len(uint(max(n, 1)-1))-11+1)/2)
 	if c >= len(p.classes) {
 		return -1
 	}

@@ -411,7 +411,7 @@ func (s *Store) unlink(l *link) {
 
 // saw remembers what an answer told.
 func (s *Store) saw(info ReadInfo, out *ReadInfo) {
-	s.sawIndex(info.Index)
+	s.sawIndex(max(info.Index, info.Seen))
 	if out != nil {
 		*out = info
 	}

@@ -3,6 +3,7 @@ package kvrpc
 import (
 	"context"
 	"crypto/sha256"
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -31,8 +32,9 @@ type ReadOptions struct {
 
 // ReadInfo is what an answer tells about the view that was read.
 type ReadInfo struct {
-	Index uint64        // the view shows everything up to this index of the log
-	Age   time.Duration // how old it may be; 0 from the leader
+	Index uint64        // the view shows everything up to this index of the log; a Watch goes on behind it
+	Seen  uint64        // nothing in the view is newer than this index, which a Session read may ask for
+	Age   time.Duration // how old it may be; 0 from the leader, raftkv.Unknown when a member cannot tell
 }
 
 // Key names a key of a keyspace.
@@ -217,7 +219,7 @@ func (s *Store) Count(ctx context.Context, ks kv.Keyspace, r kv.Range, o ReadOpt
 	if err := proto.Unmarshal(c.body, &m); err != nil {
 		return nil, invalid("%v", err)
 	}
-	out := &CountResult{Keys: m.Keys, Bytes: m.Bytes, ReadInfo: ReadInfo{m.Index, time.Duration(m.AgeUs) * time.Microsecond}}
+	out := &CountResult{Keys: m.Keys, Bytes: m.Bytes, ReadInfo: ReadInfo{m.Index, m.Seen, age(m.AgeUs)}}
 	copy(out.Digest[:], m.Digest)
 	s.saw(out.ReadInfo, o.Info)
 	return out, nil
@@ -369,10 +371,20 @@ func decodeValues(b []byte, values []Value) (info ReadInfo, err error) {
 		case 2:
 			info.Index = v
 		case 3:
-			info.Age = time.Duration(v) * time.Microsecond
+			info.Age = age(v)
+		case 4:
+			info.Seen = v
 		}
 	}
 	return info, nil
+}
+
+// age is a duration of so many microseconds, or as long as there is.
+func age(us uint64) time.Duration {
+	if us > math.MaxInt64/1000 {
+		return math.MaxInt64
+	}
+	return time.Duration(us) * time.Microsecond
 }
 
 // copyBelow is the size up to which a value is copied, so that it does not keep a message of many values
@@ -420,7 +432,9 @@ func decodePage(b []byte) (*Page, error) {
 		case 3:
 			p.Index = v
 		case 4:
-			p.Age = time.Duration(v) * time.Microsecond
+			p.Age = age(v)
+		case 5:
+			p.Seen = v
 		}
 	}
 	return p, nil

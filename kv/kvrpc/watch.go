@@ -31,6 +31,13 @@ type Event struct {
 // watch has come. When the member that serves it fails, it goes on at another one. It returns a
 // *kv.CompactedError when the log no longer reaches back to where it has to begin. The slices belong to fn.
 func (s *Store) Watch(ctx context.Context, o WatchOptions, fn func(index uint64, events []Event) error) error {
+	if o.From == 0 { // fixed now, so that it is the same at every member
+		var info ReadInfo
+		if err := s.get(ctx, nil, ReadOptions{Info: &info}, false, nil); err != nil {
+			return err
+		}
+		o.From = info.Index + 1
+	}
 	w := &watcher{store: s, o: o, fn: fn, turn: int(s.client.turn.Add(1))}
 	for try := 0; ; try++ {
 		from := w.o.From

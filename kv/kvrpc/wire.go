@@ -40,6 +40,7 @@ type request struct {
 	existsOnly bool
 	steps      []kv.Step     // Apply
 	msg        proto.Message // the others
+	host       *host
 }
 
 type readOptions struct {

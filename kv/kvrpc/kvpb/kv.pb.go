@@ -44,7 +44,7 @@ const (
 	// It also shows what is sequenced and not committed yet, and does not wait. Leader only.
 	Level_PENDING Level = 1
 	// The read shows at least what min_index says: any member waits until it has that. With the highest
-	// index that a client has been told by earlier answers it sees its own writes and never goes back.
+	// index of writes and the highest seen of reads that a client has been told it sees its own writes and never goes back.
 	Level_SESSION Level = 2
 	// Whatever the member has, without asking anyone; the answer says how old it may be.
 	Level_STALE Level = 3
@@ -609,10 +609,13 @@ type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One for each key, in the order of the request.
 	Values []*Value `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
-	// The view shows everything up to this index of the log.
+	// The view shows everything up to this index of the log: a watch from the next one misses nothing.
 	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	// How old the view may be. 0 on the leader.
-	AgeUs         uint64 `protobuf:"varint,3,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
+	// How old the view may be. 0 on the leader; the largest number when the member cannot tell.
+	AgeUs uint64 `protobuf:"varint,3,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
+	// Nothing in the view is newer than this index: a session read that has it as min_index shows at least
+	// as much. (A linearizable view may show what was committed while it was read.)
+	Seen          uint64 `protobuf:"varint,4,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,6 +667,13 @@ func (x *GetResponse) GetIndex() uint64 {
 func (x *GetResponse) GetAgeUs() uint64 {
 	if x != nil {
 		return x.AgeUs
+	}
+	return 0
+}
+
+func (x *GetResponse) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
 	}
 	return 0
 }
@@ -797,6 +807,7 @@ type RangeResponse struct {
 	More          bool   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	Index         uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
 	AgeUs         uint64 `protobuf:"varint,4,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
+	Seen          uint64 `protobuf:"varint,5,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -855,6 +866,13 @@ func (x *RangeResponse) GetIndex() uint64 {
 func (x *RangeResponse) GetAgeUs() uint64 {
 	if x != nil {
 		return x.AgeUs
+	}
+	return 0
+}
+
+func (x *RangeResponse) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
 	}
 	return 0
 }
@@ -954,6 +972,7 @@ type CountResponse struct {
 	// four bytes little endian, the key, the length of the value likewise, the value. Of an empty range it is
 	// the SHA-256 of nothing.
 	Digest        []byte `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	Seen          uint64 `protobuf:"varint,6,opt,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1040,13 @@ func (x *CountResponse) GetDigest() []byte {
 		return x.Digest
 	}
 	return nil
+}
+
+func (x *CountResponse) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
 }
 
 // One step of a write. The steps are evaluated in order, each sees what those before it did; when an
@@ -3092,11 +3118,12 @@ const file_kv_proto_rawDesc = "" +
 	"\x04read\x18\x02 \x01(\v2\x19.gabion.kv.v1.ReadOptionsR\x04read\x12%\n" +
 	"\x04keys\x18\x03 \x03(\v2\x11.gabion.kv.v1.KeyR\x04keys\x12\x1f\n" +
 	"\vexists_only\x18\x04 \x01(\bR\n" +
-	"existsOnly\"g\n" +
+	"existsOnly\"{\n" +
 	"\vGetResponse\x12+\n" +
 	"\x06values\x18\x01 \x03(\v2\x13.gabion.kv.v1.ValueR\x06values\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x15\n" +
-	"\x06age_us\x18\x03 \x01(\x04R\x05ageUs\"\x9d\x02\n" +
+	"\x06age_us\x18\x03 \x01(\x04R\x05ageUs\x12\x12\n" +
+	"\x04seen\x18\x04 \x01(\x04R\x04seen\"\x9d\x02\n" +
 	"\fRangeRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12-\n" +
 	"\x04read\x18\x02 \x01(\v2\x19.gabion.kv.v1.ReadOptionsR\x04read\x12\x1a\n" +
@@ -3108,25 +3135,27 @@ const file_kv_proto_rawDesc = "" +
 	"\areverse\x18\x06 \x01(\bR\areverse\x12\x14\n" +
 	"\x05limit\x18\a \x01(\rR\x05limit\x12\x1b\n" +
 	"\tmax_bytes\x18\b \x01(\rR\bmaxBytes\x12\x1b\n" +
-	"\tkeys_only\x18\t \x01(\bR\bkeysOnly\"\x82\x01\n" +
+	"\tkeys_only\x18\t \x01(\bR\bkeysOnly\"\x96\x01\n" +
 	"\rRangeResponse\x120\n" +
 	"\aentries\x18\x01 \x03(\v2\x16.gabion.kv.v1.KeyValueR\aentries\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x15\n" +
-	"\x06age_us\x18\x04 \x01(\x04R\x05ageUs\"\xb3\x01\n" +
+	"\x06age_us\x18\x04 \x01(\x04R\x05ageUs\x12\x12\n" +
+	"\x04seen\x18\x05 \x01(\x04R\x04seen\"\xb3\x01\n" +
 	"\fCountRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12-\n" +
 	"\x04read\x18\x02 \x01(\v2\x19.gabion.kv.v1.ReadOptionsR\x04read\x12\x1a\n" +
 	"\bkeyspace\x18\x03 \x01(\fR\bkeyspace\x12\x12\n" +
 	"\x04from\x18\x04 \x01(\fR\x04from\x12\x0e\n" +
 	"\x02to\x18\x05 \x01(\fR\x02to\x12\x1e\n" +
-	"\vto_is_empty\x18\x06 \x01(\bR\ttoIsEmpty\"~\n" +
+	"\vto_is_empty\x18\x06 \x01(\bR\ttoIsEmpty\"\x92\x01\n" +
 	"\rCountResponse\x12\x12\n" +
 	"\x04keys\x18\x01 \x01(\x04R\x04keys\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x15\n" +
 	"\x06age_us\x18\x04 \x01(\x04R\x05ageUs\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\fR\x06digest\"\xfa\x03\n" +
+	"\x06digest\x18\x05 \x01(\fR\x06digest\x12\x12\n" +
+	"\x04seen\x18\x06 \x01(\x04R\x04seen\"\xfa\x03\n" +
 	"\x04Step\x12%\n" +
 	"\x02op\x18\x01 \x01(\x0e2\x15.gabion.kv.v1.Step.OpR\x02op\x12\x1a\n" +
 	"\bkeyspace\x18\x02 \x01(\fR\bkeyspace\x12\x10\n" +
