@@ -94,7 +94,7 @@ func (v *view) merge(w walk, limit int, own []*write, fn func(key, value []byte)
 		run, done, miss = v.s.table.scan(run[:0], w, v.seq, size)
 		for i := range run {
 			key := bytesOf(run[i].key)
-			for len(own) > 0 {
+			for hidden := false; len(own) > 0 && !hidden; {
 				c := bytes.Compare(own[0].key, key)
 				if w.reverse {
 					c = -c
@@ -104,8 +104,8 @@ func (v *view) merge(w walk, limit int, own []*write, fn func(key, value []byte)
 				}
 				o := own[0]
 				own = own[1:]
-				if c == 0 {
-					key = nil // hidden
+				if hidden = c == 0; hidden {
+					key = nil
 				}
 				if o.value != nil && !deliver(o.key, o.value) {
 					return nil

@@ -1,0 +1,276 @@
+package kvsession_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/kvrpc"
+	"github.com/gabionfs/gabion/kv/kvrpc/kvpb"
+	"github.com/gabionfs/gabion/kv/kvsession"
+	"github.com/gabionfs/gabion/kv/raftkv"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	heartbeat = 200 * time.Millisecond
+	patience  = time.Minute // bounds a wait for a condition; only reached when something hangs
+)
+
+// rig is a cluster in this process: members over a network in memory, each with its gRPC server.
+type rig struct {
+	t       testing.TB
+	dir     string
+	servers []raft.Server
+	nodes   []*node
+}
+
+// node is one member. Its parts are nil while it is down.
+type node struct {
+	id     string
+	net    *raft.InmemTransport
+	member *raftkv.Store
+	addr   string
+	front  *front
+	grpc   *grpc.Server
+	served chan struct{}
+}
+
+// front is a member's listener for clients, which can be cut off.
+type front struct {
+	net.Listener
+	mu    sync.Mutex
+	cut   bool
+	conns map[net.Conn]bool
+}
+
+func (f *front) Accept() (net.Conn, error) {
+	for {
+		c, err := f.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		f.mu.Lock()
+		if f.cut {
+			f.mu.Unlock()
+			c.Close()
+			continue
+		}
+		f.conns[c] = true
+		f.mu.Unlock()
+		return c, nil
+	}
+}
+
+// isolate breaks the clients' connections and lets no new ones through.
+func (f *front) isolate(yes bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cut = yes
+	if yes {
+		for c := range f.conns {
+			c.Close()
+		}
+		clear(f.conns)
+	}
+}
+
+// memDir is a directory in memory, for tests of which no power failure is a part.
+func memDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "kvsession")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// newRig starts a cluster of n members; one alone has no network.
+func newRig(t testing.TB, n int) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: memDir(t)}
+	for i := range n {
+		id := fmt.Sprint("m", i)
+		r.servers = append(r.servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
+		r.nodes = append(r.nodes, &node{id: id, addr: "127.0.0.1:0"})
+	}
+	for i := range n {
+		r.start(i)
+	}
+	t.Cleanup(func() {
+		for i := range r.nodes {
+			r.stop(i)
+		}
+	})
+	return r
+}
+
+func (r *rig) start(i int) {
+	r.t.Helper()
+	n := r.nodes[i]
+	o := raftkv.Options{Dir: filepath.Join(r.dir, n.id), ID: n.id, HeartbeatTimeout: heartbeat}
+	if len(r.nodes) > 1 {
+		_, n.net = raft.NewInmemTransportWithTimeout(raft.ServerAddress(n.id), time.Second)
+		o.Transport, o.Bootstrap = n.net, r.servers
+		r.connect(i, true)
+	}
+	var err error
+	if n.member, err = raftkv.Open(context.Background(), o); err != nil {
+		r.t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", n.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	n.addr = l.Addr().String()
+	n.front = &front{Listener: l, conns: map[net.Conn]bool{}}
+	r.serve(n)
+}
+
+// serve puts the member of a node behind gRPC.
+func (r *rig) serve(n *node) {
+	member := n.member
+	stores := func(name string) (kvrpc.SessionMember, error) {
+		if name != "s" {
+			return nil, kv.ErrNoStore
+		}
+		return member, nil
+	}
+	n.grpc = grpc.NewServer()
+	kvpb.RegisterSessionServer(n.grpc, kvrpc.NewSessionServer(stores, r.addr, nil))
+	n.served = make(chan struct{})
+	g, f, served := n.grpc, n.front, n.served
+	go func() {
+		defer close(served)
+		_ = g.Serve(f)
+	}()
+}
+
+func (r *rig) addr(id string) string {
+	for _, n := range r.nodes {
+		if n.id == id {
+			return n.addr
+		}
+	}
+	return ""
+}
+
+// connect joins or cuts the network between member i and the others.
+func (r *rig) connect(i int, yes bool) {
+	a := r.nodes[i]
+	for j, b := range r.nodes {
+		if i == j || a.net == nil || b.net == nil {
+			continue
+		}
+		if yes {
+			a.net.Connect(raft.ServerAddress(b.id), b.net)
+			b.net.Connect(raft.ServerAddress(a.id), a.net)
+		} else {
+			a.net.Disconnect(raft.ServerAddress(b.id))
+			b.net.Disconnect(raft.ServerAddress(a.id))
+		}
+	}
+}
+
+// stop ends a member, as a process that is told to.
+func (r *rig) stop(i int) {
+	n := r.nodes[i]
+	if n.member == nil {
+		return
+	}
+	r.connect(i, false)
+	n.front.isolate(true)
+	n.grpc.Stop()
+	<-n.served
+	if err := n.member.Close(); err != nil && !unavailable(err) {
+		r.t.Errorf("close member %d: %v", i, err)
+	}
+	n.member, n.net = nil, nil
+}
+
+// unavailable is how a member that loses its leadership fails.
+func unavailable(err error) bool {
+	var not *kv.NotLeaderError
+	return errors.As(err, &not) || errors.Is(err, kv.ErrUnknownOutcome) || errors.Is(err, kv.ErrClosed)
+}
+
+// wait polls a condition that nothing announces.
+func wait(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited too long: %s", what)
+		}
+	}
+}
+
+// leader waits for a member that leads.
+func (r *rig) leader() int {
+	r.t.Helper()
+	found := -1
+	wait(r.t, "for a leader", func() bool {
+		for i, n := range r.nodes {
+			if n.member != nil && n.member.Stats().Leads {
+				found = i
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+func (r *rig) client() *kvrpc.Client {
+	r.t.Helper()
+	var addrs []string
+	for _, n := range r.nodes {
+		addrs = append(addrs, n.addr)
+	}
+	c, err := kvrpc.Dial(context.Background(), kvrpc.ClientOptions{Addrs: addrs})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// session opens a session of owner "o", or of whom the options name. The test closes it, or the cleanup.
+func (r *rig) session(o kvsession.Options) *kvsession.Session {
+	r.t.Helper()
+	s, err := r.open(o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
+func (r *rig) open(o kvsession.Options) (*kvsession.Session, error) {
+	r.t.Helper()
+	if o.Owner == "" {
+		o.Owner = "o"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s, err := kvsession.Open(ctx, r.client(), "s", o)
+	if err == nil {
+		r.t.Cleanup(func() {
+			if err := s.Close(); err != nil && !errors.Is(err, kv.ErrClosed) && !errors.Is(err, kv.ErrFenced) {
+				r.t.Errorf("close the session: %v", err)
+			}
+		})
+	}
+	return s, err
+}
