@@ -73,7 +73,7 @@ func AtSize(ctx context.Context, c SizeConfig) (rows []Row, err error) {
 		}
 	}
 	if b.store != nil {
-		b.sampleMemory("close", func() { err = errors.Join(err, b.store.Close()) })
+		err = errors.Join(err, b.sampleMemory("close", b.store.Close))
 	}
 	return b.rows, err
 }
@@ -149,55 +149,58 @@ func (b *sizeBench) value(i int) []byte {
 	return v
 }
 
-const filledKey = "filled"
+var filledKey = []byte("filled")
 
+// fill writes the keys. It notes with them how far it is, and goes on from there.
 func (b *sizeBench) fill(ctx context.Context) error {
 	if err := b.open(ctx); err != nil {
 		return err
 	}
-	var have []byte
-	err := b.store.View(ctx, kv.Linearizable, func(r kv.Reader) error {
-		v, err := r.Get("meta", []byte(filledKey))
-		have = append([]byte(nil), v...)
-		if errors.Is(err, kv.ErrNotFound) {
-			return nil
-		}
-		return err
-	})
+	next, err := b.filled(ctx)
 	if err != nil {
 		return err
 	}
-	want := fmt.Sprint(b.Keys, " ", b.ValueBytes)
-	if string(have) != want {
-		began := time.Now()
-		if err := b.sampleMemoryErr("fill", func() error { return b.fillKeys(ctx) }); err != nil {
+	if next < b.Keys {
+		began, from := time.Now(), next
+		if err := b.sampleMemory("fill", func() error { return b.fillKeys(ctx, next) }); err != nil {
 			return err
 		}
-		if err := b.store.Update(ctx, kv.Durable, func(tx kv.Txn) error {
-			tx.Put("meta", []byte(filledKey), []byte(want))
-			return nil
-		}); err != nil {
-			return err
-		}
-		b.row("fill", float64(b.Keys)/time.Since(began).Seconds(), "keys/s")
+		b.row("fill", float64(b.Keys-from)/time.Since(began).Seconds(), "keys/s")
 	}
 	err = b.store.Close()
 	b.store = nil
 	return err
 }
 
-func (b *sizeBench) fillKeys(ctx context.Context) error {
+// filled returns how many keys an earlier run has written.
+func (b *sizeBench) filled(ctx context.Context) (n int, err error) {
+	err = b.store.View(ctx, kv.Linearizable, func(r kv.Reader) error {
+		v, err := r.Get("meta", filledKey)
+		if errors.Is(err, kv.ErrNotFound) {
+			return nil
+		}
+		if err == nil {
+			n, err = strconv.Atoi(string(v))
+		}
+		return err
+	})
+	return n, err
+}
+
+func (b *sizeBench) fillKeys(ctx context.Context, from int) error {
 	const perTxn = 500
 	next := 0
-	for i := 0; i < b.Keys; i += perTxn {
+	for i := from; i < b.Keys; i += perTxn {
 		if i >= next {
 			b.Progress("filling: %d of %d keys", i, b.Keys)
-			next += max(perTxn, b.Keys/20)
+			next = i + max(perTxn, b.Keys/20)
 		}
 		if err := b.store.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
-			for j := i; j < min(i+perTxn, b.Keys); j++ {
+			end := min(i+perTxn, b.Keys)
+			for j := i; j < end; j++ {
 				tx.Put(keyspace, b.key(j), b.value(j))
 			}
+			tx.Put("meta", filledKey, strconv.AppendInt(nil, int64(end), 10))
 			return nil
 		}); err != nil {
 			return err
@@ -211,7 +214,7 @@ func (b *sizeBench) start(ctx context.Context) error {
 	b.Progress("starting")
 	runtime.GC()
 	began := time.Now()
-	err := b.sampleMemoryErr("start", func() error {
+	err := b.sampleMemory("start", func() error {
 		if err := b.open(ctx); err != nil {
 			return err
 		}
@@ -274,7 +277,7 @@ func (b *sizeBench) probe(ctx context.Context, phase string, during func(ctx con
 	}
 	w.Go(func() { errs[len(kinds)] = b.overwrite(ctx, &over) })
 	flushes := b.store.Stats().Flushes
-	err := b.sampleMemoryErr(phase, func() error { return during(ctx) })
+	err := b.sampleMemory(phase, func() error { return during(ctx) })
 	over.Store(true)
 	w.Wait()
 	if err = errors.Join(append(errs, err)...); err != nil {
@@ -360,12 +363,8 @@ func (b *sizeBench) join(ctx context.Context) error {
 	})
 }
 
-func (b *sizeBench) sampleMemory(phase string, fn func()) {
-	_ = b.sampleMemoryErr(phase, func() error { fn(); return nil })
-}
-
-// sampleMemoryErr runs fn and notes the most memory that the process had meanwhile.
-func (b *sizeBench) sampleMemoryErr(phase string, fn func() error) error {
+// sampleMemory runs fn and notes the most memory that the process had meanwhile.
+func (b *sizeBench) sampleMemory(phase string, fn func() error) error {
 	stop := make(chan struct{})
 	var w sync.WaitGroup
 	var most, anon int64
