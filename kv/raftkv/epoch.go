@@ -1,6 +1,7 @@
 package raftkv
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -46,6 +47,7 @@ type batch struct {
 	filling     bool   // a transaction is being appended
 	proposed    bool   // raft has it
 	large       bool   // data is not part of a chunk
+	mark        string // of a hash that it carries, or ""
 	index       uint64 // of the log entry; set before done is closed
 	done        chan struct{}
 	err         error // set before done is closed: why it is not known to be committed
@@ -84,9 +86,10 @@ func (s *Store) sequence(t *txn, c kv.Commit) (*batch, error) {
 	}
 	// The values are copied without holding mu; filling keeps the proposer away from the batch.
 	versions := make([]version, len(t.writes))
-	data := b.data
+	data, mark := b.data, ""
 	for i := range t.writes {
 		w := &t.writes[i]
+		mark = cmp.Or(hashMark(w.ks, w.key, w.value), mark)
 		data, w.key, versions[i].sealed = appendOp(data, w.ks, w.key, w.value, w.deleted)
 	}
 
@@ -107,6 +110,9 @@ func (s *Store) sequence(t *txn, c kv.Commit) (*batch, error) {
 	s.seq = seq
 	t.epoch.pending += int64(len(data) - len(b.data))
 	b.last, b.data = seq, data
+	if mark != "" {
+		b.mark = mark
+	}
 	if !b.large {
 		s.chunk = data[len(data):cap(data)]
 	}

@@ -1,6 +1,7 @@
 package raftkv
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 
@@ -90,6 +91,9 @@ func (s *Store) commit(e *epoch, index uint64) {
 	b.index = index
 	s.stats.batches++
 	s.stats.batchBytes += uint64(len(b.data))
+	if b.mark != "" {
+		s.startHash(b.mark)
+	}
 	s.settleFlush()
 	s.madeProgress()
 	close(b.done)
@@ -99,7 +103,14 @@ func (s *Store) commit(e *epoch, index uint64) {
 // it replays its log.
 func (s *Store) applyForeign(l *raft.Log, h header) error {
 	var ops []op
-	if _, err := decodeBatch(l.Data, func(o op) error { ops = append(ops, o); return nil }); err != nil {
+	mark := ""
+	if _, err := decodeBatch(l.Data, func(o op) error {
+		ops = append(ops, o)
+		if o.sealed != nil && l.Index > s.replay {
+			mark = cmp.Or(hashMark(o.ks, o.key, o.sealed[:len(o.sealed)-sealSize]), mark)
+		}
+		return nil
+	}); err != nil {
 		return s.entryError(l, err)
 	}
 	s.mu.Lock()
@@ -129,6 +140,9 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 		s.active.insert(o.ks, o.key, &versions[i], hz)
 	}
 	s.active.mu.Unlock()
+	if mark != "" {
+		s.startHash(mark)
+	}
 	s.stats.applied++
 	if s.active.bytes > s.opts.FlushBytes {
 		wake(s.flushKick)

@@ -198,6 +198,15 @@ func (m *memtable) scan(out run, ks kv.Keyspace, seq uint64, bound []byte, bound
 	return out, done
 }
 
+// names adds the keyspaces of the table to a set.
+func (m *memtable) names(set map[kv.Keyspace]bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for ks := range m.spaces {
+		set[ks] = true
+	}
+}
+
 // empty says whether the table has any key in ks. A later insert is invisible to a reader whose
 // sequence number was taken before.
 func (m *memtable) empty(ks kv.Keyspace) bool {

@@ -224,6 +224,7 @@ func (k *snapshotSink) Cancel() error {
 // restore puts the received snapshot in the place of everything this member had.
 func (s *Store) restore() error {
 	s.endEpoch(nil, s.notLeader())
+	s.cancelHashes()
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	open := func() (*generation, state, error) {

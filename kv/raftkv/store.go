@@ -33,6 +33,7 @@ type Store struct {
 	snaps  *snapshots
 	link   *link // to the peers; nil without a network
 	opened time.Time
+	replay uint64 // the last log entry that was there when the store was opened
 
 	raftStopped sync.Once
 	raftStop    raft.Future
@@ -71,6 +72,7 @@ type Store struct {
 
 	reached        uint64 // the last log entry that raft has given to the FSM, applied now or before
 	appliedChanged signal // of it and applied
+	hashes         []*hashJob
 
 	kick       chan struct{} // wakes the proposer
 	flushKick  chan struct{} // wakes the flusher
@@ -144,7 +146,11 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 }
 
 func (s *Store) openFiles() error {
-	_ = os.Remove(filepath.Join(s.opts.Dir, incomingFile)) // a snapshot that was not received whole
+	// What a crash left: a snapshot that was not received whole, files that were to be removed.
+	_ = os.Remove(filepath.Join(s.opts.Dir, incomingFile))
+	if err := s.removeSpools(); err != nil {
+		return err
+	}
 	var err error
 	s.wal, err = raftlog.Open(raftlog.Options{
 		Dir: filepath.Join(s.opts.Dir, logDir), Logger: s.log, OnFailure: s.fail, SegmentBytes: s.opts.SegmentBytes,
@@ -157,6 +163,7 @@ func (s *Store) openFiles() error {
 	last, _ := s.wal.LastIndex()
 	_, err = s.wal.GetUint64([]byte("CurrentTerm"))
 	known := last != 0 || err == nil // raft has run here
+	s.replay = last
 	path := filepath.Join(s.opts.Dir, stateFile)
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && !known {
 		if err := createBase(path); err != nil {

@@ -3,7 +3,10 @@ package raftkv
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"unsafe"
 
 	"github.com/gabionfs/gabion/kv"
@@ -26,7 +29,6 @@ type view struct {
 
 // open makes v a view of what is sequenced, or only of what is committed.
 func (v *view) open(s *Store, committed bool) error {
-	v.store = s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.gen == nil {
@@ -35,6 +37,13 @@ func (v *view) open(s *Store, committed bool) error {
 		}
 		s.genReady.Wait()
 	}
+	v.attach(s, committed)
+	return nil
+}
+
+// attach is open where there is a generation. The caller holds mu.
+func (v *view) attach(s *Store, committed bool) {
+	v.store = s
 	s.gen.views++
 	v.gen, v.active, v.flushing, v.epoch = s.gen, s.active, s.flushingTable(), s.epoch
 	v.seq, v.index = s.seq, s.applied.applied
@@ -43,7 +52,6 @@ func (v *view) open(s *Store, committed bool) error {
 	}
 	v.slot = len(s.views)
 	s.views = append(s.views, v)
-	return nil
 }
 
 func (v *view) close() {
@@ -100,6 +108,43 @@ func (v *view) verify(ks kv.Keyspace, key, sealed []byte) ([]byte, error) {
 // Range implements kv.Reader.
 func (v *view) Range(ks kv.Keyspace, r kv.Range, fn func(key, value []byte) bool) error {
 	return v.merge(ks, r, nil, fn)
+}
+
+// keyspaces returns the keyspaces that may have keys in the view, in order.
+func (v *view) keyspaces() []kv.Keyspace {
+	names := map[kv.Keyspace]bool{}
+	for name := range v.gen.tree.buckets {
+		if name[0] == 'k' {
+			names[kv.Keyspace(name[1:])] = true
+		}
+	}
+	for _, m := range []*memtable{v.active, v.flushing} {
+		if m != nil {
+			m.names(names)
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// each calls fn with everything in the view, in order, until ctx is over, the store stops or fn returns
+// an error.
+func (v *view) each(ctx context.Context, fn func(ks kv.Keyspace, key, value []byte) error) error {
+	for _, ks := range v.keyspaces() {
+		var cause error
+		err := v.Range(ks, kv.Range{}, func(key, value []byte) bool {
+			if cause = ctx.Err(); cause == nil {
+				cause = fn(ks, key, value)
+			}
+			if v.store.closing.Load() || v.store.failed.Load() != nil {
+				cause = v.store.closedError()
+			}
+			return cause == nil
+		})
+		if err := errors.Join(err, cause); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // merge walks the layers side by side, newest first: own writes, active, flushing, base. A key is taken

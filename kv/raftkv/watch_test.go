@@ -1,0 +1,359 @@
+package raftkv_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/backup"
+	"github.com/gabionfs/gabion/kv/raftkv"
+)
+
+// patience bounds a wait that only ends when something hangs.
+const patience = time.Minute
+
+func withPatience(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// follower replays a watch into a map, and checks that it moves forward.
+type follower struct {
+	t    testing.TB
+	mu   sync.Mutex
+	next uint64
+	data map[string]string
+	done chan error
+}
+
+// follow watches the keyspace "a" of a member from an index on.
+func follow(ctx context.Context, t testing.TB, s *raftkv.Store, from uint64) *follower {
+	f := &follower{t: t, next: from, data: map[string]string{}, done: make(chan error, 1)}
+	go func() {
+		f.done <- s.Watch(ctx, raftkv.WatchOptions{Keyspace: "a", From: from}, f.see)
+	}()
+	return f
+}
+
+func (f *follower) see(index uint64, events []raftkv.Event) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if index < f.next {
+		f.t.Errorf("index %d after %d", index, f.next-1)
+	}
+	f.next = index + 1
+	for _, e := range events {
+		if e.Keyspace != "a" {
+			f.t.Errorf("an event of keyspace %q", e.Keyspace)
+		}
+		if e.Deleted {
+			delete(f.data, string(e.Key))
+		} else {
+			f.data[string(e.Key)] = string(e.Value)
+		}
+	}
+	return nil
+}
+
+func (f *follower) picture() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Sprint(f.data)
+}
+
+// contents is what a member shows of the keyspace "a", and the index up to which it is complete.
+func contents(t testing.TB, s *raftkv.Store) (string, uint64) {
+	t.Helper()
+	data := map[string]string{}
+	index, err := s.ViewAt(withPatience(t), kv.Stale, func(r kv.Reader, _ uint64) error {
+		return r.Range("a", kv.Range{}, func(k, v []byte) bool { data[string(k)] = string(v); return true })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(data), index
+}
+
+// waitFor waits until the watch has seen everything up to an index.
+func (f *follower) waitFor(index uint64) {
+	f.t.Helper()
+	wait(f.t, fmt.Sprintf("for a watch to reach index %d", index), func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.next > index
+	})
+}
+
+// TestWatch: a watch that began at the beginning, one that began in the middle, and one after a restart
+// see what happened, in order.
+func TestWatch(t *testing.T) {
+	ctx, stop := context.WithCancel(withPatience(t))
+	defer stop()
+	dir := memDir(t)
+	o := raftkv.Options{Dir: dir, FlushBytes: 8 << 10, SegmentBytes: 64 << 10, MinLog: 8 << 20}
+	s := open(t, o)
+	early := follow(ctx, t, s, 1)
+	if err := put(s, kv.Durable, "before", "the middle"); err != nil {
+		t.Fatal(err)
+	}
+	var late *follower
+	for i := range 200 {
+		if i == 100 {
+			_, at := contents(t, s)
+			late = follow(ctx, t, s, at+1)
+		}
+		if err := s.Update(ctx, kv.Commit(i%2), func(tx kv.Txn) error {
+			tx.Put("a", []byte(fmt.Sprint("k", i%37)), bytes.Repeat([]byte{byte(i)}, 200))
+			tx.Delete("a", []byte(fmt.Sprint("k", (i+5)%37)))
+			tx.Put("b", []byte("other"), []byte(fmt.Sprint(i)))
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	index, err := s.UpdateAt(ctx, kv.Durable, func(tx kv.Txn) error { tx.Put("a", []byte("end"), nil); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _ := contents(t, s)
+	early.waitFor(index)
+	if got := early.picture(); got != want {
+		t.Errorf("the watch saw\n%.200s\nwant\n%.200s", got, want)
+	}
+	late.waitFor(index)
+	if missing := strings.Replace(want, "before:the middle ", "", 1); late.picture() != missing || missing == want {
+		t.Errorf("the watch from the middle saw\n%.200s\nwant\n%.200s", late.picture(), missing)
+	}
+	if s.Stats().Flushes == 0 {
+		t.Error("nothing was flushed")
+	}
+	// A keyspace and a prefix that nothing happens to: it still gets on.
+	quiet := make(chan uint64, 1)
+	enough := errors.New("enough")
+	err = s.Watch(ctx, raftkv.WatchOptions{Keyspace: "a", Prefix: []byte("none"), From: 1}, func(index uint64, events []raftkv.Event) error {
+		if len(events) > 0 {
+			t.Errorf("%d events", len(events))
+		}
+		quiet <- index
+		return enough
+	})
+	if err != enough || <-quiet < index {
+		t.Errorf("a quiet watch: %v", err)
+	}
+	stop()
+	for _, f := range []*follower{early, late} {
+		if err := <-f.done; !errors.Is(err, context.Canceled) {
+			t.Errorf("watch ended with %v", err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	s = open(t, o)
+	ctx, stop = context.WithCancel(withPatience(t))
+	defer stop()
+	again := follow(ctx, t, s, 1)
+	again.waitFor(index)
+	if got := again.picture(); got != want {
+		t.Errorf("after a restart the watch saw\n%.200s\nwant\n%.200s", got, want)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-again.done; !errors.Is(err, kv.ErrClosed) {
+		t.Errorf("watch of a closed store: %v", err)
+	}
+}
+
+// TestWatchCompacted: a watch that wants to begin before the log does is told where it may, and one that
+// is too slow is told too and holds nobody up.
+func TestWatchCompacted(t *testing.T) {
+	ctx := withPatience(t)
+	s := open(t, raftkv.Options{Dir: memDir(t), FlushBytes: 8 << 10, SegmentBytes: 16 << 10})
+	defer s.Close()
+	entered, leave := make(chan struct{}, 1), make(chan struct{})
+	slow := make(chan error, 1)
+	go func() {
+		slow <- s.Watch(ctx, raftkv.WatchOptions{}, func(uint64, []raftkv.Event) error {
+			select {
+			case entered <- struct{}{}:
+			default:
+			}
+			<-leave
+			return nil
+		})
+	}()
+	value := strings.Repeat("v", 500)
+	for seen := false; !seen || s.Stats().StateIndex < 100; {
+		if err := put(s, kv.Durable, "k", value); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-entered:
+			seen = true
+		default:
+		}
+	}
+	var compacted *kv.CompactedError
+	err := s.Watch(ctx, raftkv.WatchOptions{From: 1}, func(uint64, []raftkv.Event) error { return errors.New("an event") })
+	if !errors.Is(err, kv.ErrCompacted) || !errors.As(err, &compacted) || compacted.First < 2 {
+		t.Fatalf("a watch from the beginning: %v", err)
+	}
+	close(leave)
+	if err := <-slow; !errors.Is(err, kv.ErrCompacted) {
+		t.Errorf("a watch that was too slow: %v", err)
+	}
+	// It can begin where it was told.
+	enough := errors.New("enough")
+	if err := s.Watch(ctx, raftkv.WatchOptions{From: compacted.First}, func(uint64, []raftkv.Event) error { return enough }); err != enough && !errors.Is(err, kv.ErrCompacted) {
+		t.Errorf("a watch from %d: %v", compacted.First, err)
+	}
+}
+
+// TestHashAgrees: all members have the same sum at the same index while writes go on, and another one
+// when something differs.
+func TestHashAgrees(t *testing.T) {
+	c := startCluster(t, 3)
+	ctx := withPatience(t)
+	c.steps(100)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				c.steps(5)
+			}
+		}
+	}()
+	sums := map[[32]byte]bool{}
+	for range 5 {
+		wait(t, "for a sum of every member", func() bool {
+			_, lead := c.leader()
+			id, index, err := lead.MarkHash(ctx)
+			if isUnavailable(err) {
+				return false
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var first raftkv.HashResult
+			for i, m := range c.members {
+				got, err := m.HashAt(ctx, id, index)
+				if errors.Is(err, raftkv.ErrNoHash) {
+					return false
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i == 0 {
+					first = got
+				}
+				if got != first || got.Index != index || got.Keys == 0 {
+					t.Errorf("member %d: %+v, the first has %+v", i, got, first)
+				}
+			}
+			sums[first.Sum] = true
+			return true
+		})
+	}
+	close(stop)
+	<-stopped
+	if len(sums) < 2 {
+		t.Error("the sum did not change with the contents")
+	}
+	_, lead := c.leader()
+	if r, err := lead.Hash(ctx); err != nil || r.Keys == 0 {
+		t.Errorf("hash of the leader: %+v, %v", r, err)
+	}
+	if _, err := lead.HashAt(ctx, "unheard of", 1); !errors.Is(err, raftkv.ErrNoHash) {
+		t.Errorf("an unknown mark: %v", err)
+	}
+}
+
+// TestBackup: a backup is as of one moment although writes go on, a reader that takes its time holds up
+// no flush, and it can be loaded elsewhere.
+func TestBackup(t *testing.T) {
+	ctx := withPatience(t)
+	s := open(t, raftkv.Options{Dir: memDir(t), FlushBytes: 16 << 10, SegmentBytes: 64 << 10})
+	defer s.Close()
+	steps(t, s, 400)
+	if err := s.Update(ctx, kv.Durable, func(tx kv.Txn) error {
+		tx.Put(kv.SystemKeyspace, []byte("lease"), []byte("not in the backup"))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w := &slowWriter{entered: make(chan struct{}), leave: make(chan struct{})}
+	type result struct {
+		index uint64
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		index, err := s.Backup(ctx, w)
+		done <- result{index, err}
+	}()
+	<-w.entered
+	before := s.Stats().Flushes
+	for s.Stats().Flushes < before+3 {
+		steps(t, s, 10)
+	}
+	close(w.leave)
+	r := <-done
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+
+	copied := open(t, raftkv.Options{Dir: memDir(t)})
+	defer copied.Close()
+	info, err := backup.Read(ctx, bytes.NewReader(w.buf.Bytes()), func(ks kv.Keyspace, key, value []byte) error {
+		if ks.Reserved() {
+			t.Errorf("keyspace %q is in the backup", ks)
+		}
+		key, value = bytes.Clone(key), bytes.Clone(value)
+		return copied.Update(ctx, kv.Ordered, func(tx kv.Txn) error { tx.Put(ks, key, value); return nil })
+	})
+	if err != nil || info.Index != r.index {
+		t.Fatalf("%+v, %v; the index is %d", info, err, r.index)
+	}
+	if n := crashPicture(t, copied); n < 400 {
+		t.Errorf("the copy shows %d transactions", n)
+	}
+
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := s.Backup(gone, &bytes.Buffer{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled backup: %v", err)
+	}
+	mine := errors.New("mine")
+	if _, err := s.Backup(ctx, failingWriter{mine}); !errors.Is(err, mine) {
+		t.Errorf("a backup that cannot be written: %v", err)
+	}
+}
+
+type slowWriter struct {
+	buf            bytes.Buffer
+	entered, leave chan struct{}
+	once           sync.Once
+}
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	w.once.Do(func() { close(w.entered) })
+	<-w.leave
+	return w.buf.Write(b)
+}
+
+type failingWriter struct{ err error }
+
+func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
