@@ -84,7 +84,8 @@ they open the directory themselves.
 Exit codes: 0 success, 1 failure, 2 bad usage.`,
 		Example: `  gabion up --mount /mnt/gabion     run it, until Ctrl-C
   gabion status                     how it is
-  gabion asd list                   its disks`,
+  gabion asd list                   its disks
+  gabion cluster --help             several machines`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -95,7 +96,7 @@ Exit codes: 0 success, 1 failure, 2 bad usage.`,
 	root.SetErr(e.err)
 	root.PersistentFlags().StringVar(&e.data, "data", "", "data directory (default $GABION_DATA or ./gabion-data)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newUp(e), newStatus(e), newFsck(e), newASD(e), newKV(e), newObject(e), newBench(e), newVersion(e))
+	root.AddCommand(newUp(e), newStatus(e), newFsck(e), newASD(e), newKV(e), newObject(e), newNode(e), newCluster(e), newBench(e), newVersion(e))
 	strict(root)
 	return root
 }

@@ -75,8 +75,15 @@ func (e *env) printStatus(s control.Status) error {
 	row("webdav", "%s", orDash(s.DAV))
 	row("policies", "%s", strings.Join(s.Policies, " "))
 	row("capacity", "%s used, %s free of %s; %d files", size(s.Capacity.Used), size(s.Capacity.Free), size(s.Capacity.Total), s.Capacity.Files)
-	row("kv", "%s, log index %d (%d in the state file), %s pending, %s recent, %s state, %s log", member(s.KV),
-		s.KV.Applied, s.KV.State, size(s.KV.PendingBytes), size(s.KV.RecentBytes), size(s.KV.StateBytes), size(s.KV.LogBytes))
+	if r := s.KV.Remote; r != nil {
+		row("kv", "store %s of cluster %s, %s pending, %s cached", r.Store, r.Cluster, size(s.KV.PendingBytes), size(s.KV.RecentBytes))
+		for _, m := range r.Members {
+			row("", "%s at %s: %s, log index %d, lag %d", m.Node, m.Address, orDown(m.Role), m.Applied, m.Lag)
+		}
+	} else {
+		row("kv", "%s, log index %d (%d in the state file), %s pending, %s recent, %s state, %s log", member(s.KV),
+			s.KV.Applied, s.KV.State, size(s.KV.PendingBytes), size(s.KV.RecentBytes), size(s.KV.StateBytes), size(s.KV.LogBytes))
+	}
 	row("memory", "%s resident; %s of content not on the disks yet", size(s.Memory.RSS), size(s.Memory.Dirty))
 	fmt.Fprintln(e.out)
 	if err := e.printDisks(s.Disks); err != nil {
@@ -113,6 +120,13 @@ func member(k control.KV) string {
 		return fmt.Sprintf("leader in term %d", k.Term)
 	}
 	return fmt.Sprintf("follower in term %d", k.Term)
+}
+
+func orDown(role string) string {
+	if role == "" {
+		return "down"
+	}
+	return role
 }
 
 func orDash(s string) string {

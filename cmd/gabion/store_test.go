@@ -35,33 +35,11 @@ func stores(t *testing.T, test func(t *testing.T, run func(in string, args ...st
 func TestKVCommands(t *testing.T) {
 	t.Parallel()
 	stores(t, func(t *testing.T, run func(string, ...string) result) {
-		run("", "kv", "get", "colour").want(t, 1, "not found")
-		run("", "kv", "delete", "colour").want(t, 1, "absent")
-		run("", "kv", "set", "colour", "light blue").want(t, 0)
-		if r := run("", "kv", "get", "colour"); r.out != "light blue\n" {
-			t.Errorf("get: %q", r.out)
-		}
-		if r := run("", "kv", "get", "--hex", "636f6c6f7572"); r.out != "6c6967687420626c7565\n" {
-			t.Errorf("get --hex: %q", r.out)
-		}
-		steps := "# a comment\n\nassert colour \"light blue\"\nassert-absent shape\nset colour green\nset shape `round \"o\"`\nset \"\\x00\" \"\"\n"
-		run(steps, "kv", "sequence").want(t, 0)
-		run(steps, "kv", "sequence").want(t, 1, "assert 0", "the value is another")
-		run("assert colour\n", "kv", "sequence").want(t, 2, "line 1: assert takes 2 arguments")
-		run("set \"x\n", "kv", "sequence").want(t, 2, "unfinished quote")
-		run("explode\n", "kv", "sequence").want(t, 2, "unknown step")
-		if r := run("", "kv", "range"); r.out != "\"\\x00\" \"\"\ncolour green\nshape \"round \\\"o\\\"\"\n" {
-			t.Errorf("range: %q", r.out)
-		}
-		if r := run("", "kv", "range", "--prefix", "c", "--keys"); r.out != "colour\n" {
-			t.Errorf("range --prefix: %q", r.out)
-		}
-		if r := run("", "kv", "range", "--reverse", "--limit", "1", "--json"); r.out != `{"key":"c2hhcGU=","value":"cm91bmQgIm8i"}`+"\n" {
-			t.Errorf("range --json: %q", r.out)
-		}
-		run("", "kv", "delete", "colour").want(t, 0)
-		run("", "kv", "get", "colour").want(t, 1)
+		kvCommands(t, run)
 		run("", "kv", "range", "-s", "inode", "--keys", "--hex").want(t, 0)
+		run("", "kv", "set", "-s", "other", "k", "v").want(t, 2, "give --unsafe")
+		run("", "kv", "call", "increment", "n").want(t, 1, "give --cluster and --store")
+		run("", "kv", "restore", "-").want(t, 1, "restore into a store of a cluster")
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gabionfs/gabion/cmd/internal/daemon"
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/objstore"
 )
 
@@ -29,6 +30,9 @@ type upFlags struct {
 	level        string
 	allowOther   bool
 	noAllowOther bool
+	cluster      string
+	store        string
+	steal        bool
 }
 
 func newUp(e *env) *cobra.Command {
@@ -54,11 +58,18 @@ created, and kept. Later, --asd adds a disk, or claims an empty folder as a new
 disk in the place of one that was lost; a disk that is missing or damaged is
 reported and never prevents the start.
 
+The metadata is kept in the data directory, or with --cluster and --store in a store
+of a cluster of several machines, which survives the loss of some of them; the disks
+and the mount stay on this machine. The data directory remembers the store. One
+process at a time uses a store in this way; after a crash the same data directory
+takes it again at once. --steal takes it from another one that is gone for good.
+
 A policy is k,m,c,x: k data and m parity fragments, a write is acknowledged once
 c are durable, at most x on one node. Repeat --policy for fallbacks, best first.`,
 		Example: `  gabion up --mount /mnt/gabion
   gabion up --data /srv/gabion --asds 4 --policy 2,2,3,4 --dav off --mount /mnt/gabion
   gabion up --data /srv/gabion --asd /disk1/asd --asd /disk2/asd --asd /disk3/asd
+  gabion up --data /srv/gabion --cluster home.pem --store home --mount /home
   gabion up --dav 0.0.0.0:8080 --dav-user anna --dav-password-file /etc/gabion/password`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := f.options(e, cmd.Flags().Changed)
@@ -77,6 +88,9 @@ c are durable, at most x on one node. Repeat --policy for fallbacks, best first.
 	fl.IntVar(&f.asds, "asds", 0, "`number` of disks to make inside a new data directory, 1 to 64 (default 6)")
 	fl.StringArrayVar(&f.asdDirs, "asd", nil, "`folder` to use as a disk; repeat it")
 	fl.StringArrayVar(&f.policies, "policy", nil, "`k,m,c,x`; repeat it, best first (default: by the number of disks)")
+	fl.StringVar(&f.cluster, "cluster", "", "`file` that \"gabion cluster client\" made: keep the metadata on that cluster")
+	fl.StringVar(&f.store, "store", "", "`name` of the store of the cluster")
+	fl.BoolVar(&f.steal, "steal", false, "take the store from whoever holds it, who loses what was not fsynced")
 	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users use the mount (as root the default)")
 	fl.BoolVar(&f.noAllowOther, "no-allow-other", false, "keep other users out of the mount")
 	fl.StringVar(&f.memory, "memory", "400MiB", "soft `limit` of the process's heap")
@@ -129,6 +143,9 @@ func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, er
 		}
 		o.Policies = append(o.Policies, p)
 	}
+	if err := f.storeOptions(&o); err != nil {
+		return o, err
+	}
 	if changed("mount") && f.mount == "" {
 		return o, usagef("--mount is empty")
 	}
@@ -150,6 +167,27 @@ func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, er
 		return o, usagef("nothing to serve: give --mount DIR, or leave --dav on")
 	}
 	return o, nil
+}
+
+// storeOptions are about where the metadata is kept.
+func (f *upFlags) storeOptions(o *daemon.Options) error {
+	c, probed := datadir.Probe(o.Data)
+	remembered := probed == nil && c.Remote != nil
+	switch {
+	case f.store != "" && f.cluster == "" && !remembered:
+		return usagef("--store %s: give the cluster as well, with --cluster", f.store)
+	case f.cluster != "" && f.store == "" && !remembered:
+		return usagef("--cluster: give the store as well, with --store; `gabion cluster store create` makes one")
+	case f.steal && f.cluster == "" && !remembered:
+		return usagef("--steal makes no sense without --cluster and --store")
+	}
+	if f.store != "" {
+		if err := identity.CheckName(f.store); err != nil {
+			return usagef("--store: %w", err)
+		}
+	}
+	o.Cluster, o.Store, o.Steal = f.cluster, f.store, f.steal
+	return nil
 }
 
 func (f *upFlags) davOptions(o *daemon.Options) error {

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
 )
 
@@ -157,46 +156,6 @@ func (c *Client) Fsck(ctx context.Context, r FsckRequest, event func(FsckEvent))
 			return nil
 		}
 	}
-}
-
-// KVGet returns the value of a key, or kv.ErrNotFound.
-func (c *Client) KVGet(ctx context.Context, ks kv.Keyspace, key []byte) (v []byte, err error) {
-	return v, c.call(ctx, http.MethodPost, "/v1/kv/get", nil, KeyRequest{ks, key}, &v)
-}
-
-// KVRange calls fn with the pairs of a range. It is read page by page: each page is of one moment, the
-// whole is not.
-func (c *Client) KVRange(ctx context.Context, q RangeRequest, fn func(Pair) error) error {
-	left := q.Limit
-	for {
-		var page RangePage
-		if err := c.call(ctx, http.MethodPost, "/v1/kv/range", nil, q, &page); err != nil {
-			return err
-		}
-		for _, p := range page.Pairs {
-			if err := fn(p); err != nil {
-				return err
-			}
-		}
-		n := len(page.Pairs)
-		if left -= n; !page.More || n == 0 || q.Limit > 0 && left <= 0 {
-			return nil
-		}
-		if q.Limit > 0 {
-			q.Limit = left
-		}
-		last := page.Pairs[n-1].Key
-		if q.Reverse {
-			q.To = last
-		} else {
-			q.From = append(last, 0)
-		}
-	}
-}
-
-// KVSequence applies a sequence durably; kv.ErrConflict when an assert does not hold.
-func (c *Client) KVSequence(ctx context.Context, steps []kv.Step) error {
-	return c.call(ctx, http.MethodPost, "/v1/kv/sequence", nil, steps, nil)
 }
 
 func objectQuery(ns, name string) url.Values { return url.Values{"ns": {ns}, "name": {name}} }

@@ -9,9 +9,13 @@
 //	POST   /v1/asds            AddRequest         Disk
 //	POST   /v1/asds/change     ChangeRequest      Disk
 //	POST   /v1/fsck            FsckRequest        a stream of FsckEvent
-//	POST   /v1/kv/get          KeyRequest         []byte
+//	POST   /v1/kv/get          KeysRequest        []Value
 //	POST   /v1/kv/range        RangeRequest       RangePage
-//	POST   /v1/kv/sequence     list of kv.Step
+//	POST   /v1/kv/count        RangeRequest       Count
+//	POST   /v1/kv/sequence     []kv.Step          []kv.StepResult
+//	POST   /v1/kv/watch        WatchRequest       a stream of WatchEvent
+//	GET    /v1/kv/backup                          the backup, its index in a trailer
+//	POST   /v1/kv/verify                          Verified
 //	GET    /v1/objects?ns=&from=&to=&limit=       []objectInfo
 //	GET    /v1/object?ns=&name=                   the content
 //	HEAD   is not served; /v1/object/stat?ns=&name= is objectInfo
@@ -23,6 +27,7 @@ package control
 
 import (
 	"context"
+	"io"
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
@@ -39,6 +44,13 @@ type Backend interface {
 	// Fsck checks everything, calling event for each problem and now and then for progress.
 	Fsck(ctx context.Context, r FsckRequest, event func(FsckEvent)) error
 	KV() kv.Store
+	// Watch calls fn with the changes of keys that begin with a prefix, in order, until fn or ctx ends it.
+	// It, Backup and Verify answer errors.ErrUnsupported, wrapped, where the store is on a cluster.
+	Watch(ctx context.Context, q WatchRequest, fn func(WatchEvent) error) error
+	// Backup writes the key-value store as it is at one index of its log.
+	Backup(ctx context.Context, w io.Writer) (index uint64, err error)
+	// Verify reads all of the key-value store and compares it with its checksums.
+	Verify(ctx context.Context) (Verified, error)
 	// Namespace returns the objects of namespace name, or objstore.ErrNotFound. To write it is made when
 	// there is none, and refused when it is not the user's.
 	Namespace(ctx context.Context, name string, write bool) (objstore.Namespace, error)
@@ -102,10 +114,46 @@ type FsckSummary struct {
 	Checked  map[string]int64 `json:"checked"` // what was looked at, by kind
 }
 
-// KeyRequest names one key.
-type KeyRequest struct {
+// KeysRequest names keys of one keyspace, which are read at one moment.
+type KeysRequest struct {
 	Keyspace kv.Keyspace `json:"keyspace"`
-	Key      []byte      `json:"key"`
+	Keys     [][]byte    `json:"keys"`
+}
+
+// Value is what a key has, if it exists.
+type Value struct {
+	Found bool   `json:"found"`
+	Value []byte `json:"value,omitempty"`
+}
+
+// Count is the number of keys of a range.
+type Count struct {
+	Keys uint64 `json:"keys"`
+}
+
+// WatchRequest asks for changes from a log index on; 0 means from now on.
+type WatchRequest struct {
+	Keyspace kv.Keyspace `json:"keyspace"`
+	Prefix   []byte      `json:"prefix"`
+	From     uint64      `json:"from"`
+}
+
+// WatchEvent is one change, or, with Error set, the end of the stream. One that is nothing but an index
+// says that everything up to it was told.
+type WatchEvent struct {
+	Index   uint64     `json:"index"`
+	Key     []byte     `json:"key,omitempty"`
+	Value   []byte     `json:"value,omitempty"`
+	Deleted bool       `json:"deleted,omitempty"`
+	Error   *wireError `json:"error,omitempty"`
+}
+
+// Verified is the outcome of Verify that found no damage.
+type Verified struct {
+	Index uint64 `json:"index"` // of the log, that was looked at
+	Bytes int64  `json:"bytes"` // of keys and values in the state file that agree with their checksums
+	Keys  uint64 `json:"keys"`
+	Sum   []byte `json:"sum"` // SHA-256 of the content at that index
 }
 
 // RangeRequest asks for one page of a range. Limit 0 means as many as a page holds.

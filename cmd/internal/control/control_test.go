@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fake struct {
 	kv      kv.Store
 	objects *objects
+	cut     atomic.Bool // a backup fails in its middle
 }
 
 var fsckEvents = []FsckEvent{
@@ -67,6 +69,36 @@ func (f *fake) Fsck(_ context.Context, r FsckRequest, event func(FsckEvent)) err
 	return nil
 }
 func (f *fake) KV() kv.Store { return f.kv }
+
+// Watch tells of two changes and an index, and then waits.
+func (f *fake) Watch(ctx context.Context, q WatchRequest, fn func(WatchEvent) error) error {
+	if q.From == 1 {
+		return &kv.CompactedError{First: 2}
+	}
+	for _, e := range []WatchEvent{{Index: q.From, Key: q.Prefix, Value: []byte("v")}, {Index: q.From + 1, Key: q.Prefix, Deleted: true}, {Index: q.From + 2}} {
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (f *fake) Backup(_ context.Context, w io.Writer) (uint64, error) {
+	for i := range 3 {
+		if i == 2 && f.cut.Load() {
+			return 0, kv.ErrClosed
+		}
+		if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+			return 0, err
+		}
+	}
+	return 42, nil
+}
+
+func (f *fake) Verify(context.Context) (Verified, error) {
+	return Verified{}, fmt.Errorf("on a cluster: %w", errors.ErrUnsupported)
+}
 func (f *fake) Namespace(_ context.Context, name string, create bool) (objstore.Namespace, error) {
 	if name != "user" {
 		return nil, objstore.ErrNotFound
@@ -250,18 +282,18 @@ func TestFsck(t *testing.T) {
 func TestKV(t *testing.T) {
 	clients(t, func(t *testing.T, f *fake, c *Client) {
 		ctx := t.Context()
-		if _, err := c.KVGet(ctx, "user", []byte("a")); !errors.Is(err, kv.ErrNotFound) {
-			t.Fatalf("absent: %v", err)
+		if v, err := c.KVGet(ctx, "user", []byte("a")); err != nil || v[0].Found {
+			t.Fatalf("absent: %v %v", v, err)
 		}
 		var q []kv.Step
 		const n = 2*maxPage + 17
 		for i := range n {
 			q = append(q, kv.Step{Op: kv.OpSet, Keyspace: "user", Key: fmt.Appendf(nil, "%05d\xff", i), Value: []byte{byte(i)}})
 		}
-		if err := c.KVSequence(ctx, q); err != nil {
-			t.Fatal(err)
+		if r, err := c.KVSequence(ctx, q); err != nil || len(r) != n {
+			t.Fatal(len(r), err)
 		}
-		err := c.KVSequence(ctx, []kv.Step{{Op: kv.OpAssertExists, Keyspace: "user", Key: []byte("x")}})
+		_, err := c.KVSequence(ctx, []kv.Step{{Op: kv.OpAssertExists, Keyspace: "user", Key: []byte("x")}})
 		if !errors.Is(err, kv.ErrConflict) {
 			t.Fatalf("conflict: %v", err)
 		}
@@ -274,7 +306,7 @@ func TestKV(t *testing.T) {
 		} {
 			r.q.Keyspace = "user"
 			var keys []string
-			err := c.KVRange(ctx, r.q, func(p Pair) error {
+			more, err := c.KVRange(ctx, r.q, func(p Pair) error {
 				keys = append(keys, string(p.Key))
 				if r.q.KeysOnly == (len(p.Value) > 0) {
 					t.Errorf("value %v with KeysOnly %v", p.Value, r.q.KeysOnly)
@@ -287,9 +319,55 @@ func TestKV(t *testing.T) {
 			if err != nil || len(keys) != r.want || !slices.IsSorted(keys) || len(slices.Compact(keys)) != r.want {
 				t.Errorf("%+v: %d keys, %v", r.q, len(keys), err)
 			}
+			if more != (r.q.Limit > 0) {
+				t.Errorf("%+v: more is %v", r.q, more)
+			}
+			if count, err := c.KVCount(ctx, r.q); err != nil || r.q.Limit == 0 && count != uint64(r.want) {
+				t.Errorf("%+v: counted %d, %v", r.q, count, err)
+			}
 		}
-		if v, err := c.KVGet(ctx, "user", []byte("00003\xff")); err != nil || !bytes.Equal(v, []byte{3}) {
+		v, err := c.KVGet(ctx, "user", []byte("00003\xff"), []byte("none"), []byte("00007\xff"))
+		if err != nil || !bytes.Equal(v[0].Value, []byte{3}) || v[1].Found || !bytes.Equal(v[2].Value, []byte{7}) {
 			t.Errorf("get: %v %v", v, err)
+		}
+		if _, err := c.KVGet(ctx, "user", make([][]byte, maxKeys+1)...); !errors.As(err, new(*kv.TooLargeError)) {
+			t.Errorf("too many keys: %v", err)
+		}
+	})
+}
+
+func TestKVWatch(t *testing.T) {
+	clients(t, func(t *testing.T, f *fake, c *Client) {
+		enough := errors.New("enough")
+		var got []WatchEvent
+		err := c.KVWatch(t.Context(), WatchRequest{Keyspace: "user", Prefix: []byte("p"), From: 3}, func(e WatchEvent) error {
+			if got = append(got, e); len(got) == 3 {
+				return enough
+			}
+			return nil
+		})
+		want := []WatchEvent{{Index: 3, Key: []byte("p"), Value: []byte("v")}, {Index: 4, Key: []byte("p"), Deleted: true}, {Index: 5}}
+		if !errors.Is(err, enough) || !reflect.DeepEqual(got, want) {
+			t.Errorf("%v, %+v", err, got)
+		}
+		if err := c.KVWatch(t.Context(), WatchRequest{From: 1}, func(WatchEvent) error { return nil }); !errors.Is(err, kv.ErrCompacted) {
+			t.Errorf("from before the log: %v", err)
+		}
+	})
+}
+
+func TestKVBackup(t *testing.T) {
+	clients(t, func(t *testing.T, f *fake, c *Client) {
+		var b bytes.Buffer
+		if index, err := c.KVBackup(t.Context(), &b); err != nil || index != 42 || b.Len() != 3<<20 {
+			t.Errorf("%d bytes at %d, %v", b.Len(), index, err)
+		}
+		f.cut.Store(true)
+		if _, err := c.KVBackup(t.Context(), io.Discard); err == nil {
+			t.Error("a backup that was cut off counts as whole")
+		}
+		if v, err := c.KVVerify(t.Context()); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%+v %v", v, err)
 		}
 	})
 }

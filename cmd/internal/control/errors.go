@@ -25,6 +25,9 @@ var kinds = []struct {
 	{"kv-not-found", kv.ErrNotFound, http.StatusNotFound},
 	{"kv-conflict", kv.ErrConflict, http.StatusConflict},
 	{"kv-unknown-outcome", kv.ErrUnknownOutcome, http.StatusInternalServerError},
+	{"kv-fenced", kv.ErrFenced, http.StatusConflict},
+	{"kv-no-quorum", kv.ErrNoQuorum, http.StatusServiceUnavailable},
+	{"kv-compacted", kv.ErrCompacted, http.StatusGone},
 	{"kv-closed", kv.ErrClosed, http.StatusServiceUnavailable},
 	{"object-not-found", objstore.ErrNotFound, http.StatusNotFound},
 	{"object-exists", objstore.ErrExists, http.StatusConflict},
@@ -32,6 +35,7 @@ var kinds = []struct {
 	{"object-no-quorum", objstore.ErrNoQuorum, http.StatusServiceUnavailable},
 	{"object-read-only", objstore.ErrReadOnly, http.StatusForbidden},
 	{"object-closed", objstore.ErrClosed, http.StatusServiceUnavailable},
+	{"unsupported", errors.ErrUnsupported, http.StatusNotImplemented},
 	{"canceled", context.Canceled, http.StatusServiceUnavailable},
 }
 

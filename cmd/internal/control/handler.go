@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/objhttp"
 )
@@ -44,7 +43,11 @@ func Handler(b Backend) http.Handler {
 	mux.HandleFunc("POST /v1/fsck", h.fsck)
 	mux.HandleFunc("POST /v1/kv/get", answer(h.kvGet))
 	mux.HandleFunc("POST /v1/kv/range", answer(h.kvRange))
+	mux.HandleFunc("POST /v1/kv/count", answer(h.kvCount))
 	mux.HandleFunc("POST /v1/kv/sequence", answer(h.kvSequence))
+	mux.HandleFunc("POST /v1/kv/watch", h.kvWatch)
+	mux.HandleFunc("GET /v1/kv/backup", h.kvBackup)
+	mux.HandleFunc("POST /v1/kv/verify", answer(func(r *http.Request) (any, error) { return b.Verify(r.Context()) }))
 	mux.HandleFunc("GET /v1/objects", answer(h.objectList))
 	mux.HandleFunc("GET /v1/object", h.objectGet)
 	mux.HandleFunc("GET /v1/object/stat", answer(h.objectStat))
@@ -99,62 +102,6 @@ func (h *handler) fsck(w http.ResponseWriter, r *http.Request) {
 		wire, _ := toWire(err)
 		send(FsckEvent{Error: &wire})
 	}
-}
-
-func (h *handler) kvGet(r *http.Request) (any, error) {
-	var q KeyRequest
-	if err := decode(r, &q); err != nil {
-		return nil, err
-	}
-	var value []byte
-	err := h.b.KV().View(r.Context(), kv.Linearizable, func(rd kv.Reader) error {
-		v, err := rd.Get(q.Keyspace, q.Key)
-		value = append([]byte{}, v...)
-		return err
-	})
-	return value, err
-}
-
-func (h *handler) kvRange(r *http.Request) (any, error) {
-	var q RangeRequest
-	if err := decode(r, &q); err != nil {
-		return nil, err
-	}
-	if q.Limit < 0 {
-		return nil, fmt.Errorf("%w: limit %d", ErrBadRequest, q.Limit)
-	}
-	limit := maxPage
-	if q.Limit > 0 {
-		limit = min(limit, q.Limit)
-	}
-	var page RangePage
-	err := h.b.KV().View(r.Context(), kv.Linearizable, func(rd kv.Reader) error {
-		page = RangePage{Pairs: []Pair{}}
-		bytes := 0
-		rng := kv.Range{From: q.From, To: q.To, Reverse: q.Reverse}
-		return rd.Range(q.Keyspace, rng, func(key, value []byte) bool {
-			if len(page.Pairs) == limit || bytes >= maxPageLen {
-				page.More = true
-				return false
-			}
-			p := Pair{Key: append([]byte{}, key...)}
-			if !q.KeysOnly {
-				p.Value = append([]byte{}, value...)
-			}
-			bytes += len(p.Key) + len(p.Value)
-			page.Pairs = append(page.Pairs, p)
-			return true
-		})
-	})
-	return page, err
-}
-
-func (h *handler) kvSequence(r *http.Request) (any, error) {
-	var steps []kv.Step
-	if err := decode(r, &steps); err != nil {
-		return nil, err
-	}
-	return kv.Apply(r.Context(), h.b.KV(), kv.Durable, steps)
 }
 
 // object returns the namespace and the name that the query gives.

@@ -98,7 +98,34 @@ type KV struct {
 	RecentBytes  int64  `json:"recent_bytes"`  // committed, not in the state file
 	StateBytes   int64  `json:"state_bytes"`   // size of the state file
 	LogBytes     int64  `json:"log_bytes"`     // disk space of the log
+	Transactions uint64 `json:"transactions"`  // sequenced since it was opened
+	Batches      uint64 `json:"batches"`       // of them: log entries
 	Error        string `json:"error,omitempty"`
+
+	Remote *Remote `json:"remote,omitempty"` // when the store is on a cluster; figures above are the leader's
+}
+
+// Remote is the use of a store of a cluster.
+type Remote struct {
+	Cluster      string         `json:"cluster"`
+	Store        string         `json:"store"`
+	Owner        string         `json:"owner"`
+	Connected    bool           `json:"connected"`  // to a member that leads
+	Held         bool           `json:"held"`       // it is sure that nobody else uses the store
+	Epoch        uint64         `json:"epoch"`      // how often the store has changed hands
+	Reconnects   uint64         `json:"reconnects"` // since the start
+	Members      []RemoteMember `json:"members"`
+	MembersError string         `json:"members_error,omitempty"` // why they could not be asked
+}
+
+// RemoteMember is one member of the store.
+type RemoteMember struct {
+	Node    string `json:"node"`
+	Address string `json:"address"`
+	Role    string `json:"role"` // "leader", "follower", "learner", or "" when it does not answer
+	Applied uint64 `json:"applied_index"`
+	Lag     uint64 `json:"lag"` // log entries behind the furthest
+	Error   string `json:"error,omitempty"`
 }
 
 // Memory of the process.

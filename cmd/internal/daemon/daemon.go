@@ -27,6 +27,7 @@ import (
 	"github.com/gabionfs/gabion/cmd/internal/node"
 	"github.com/gabionfs/gabion/dav"
 	"github.com/gabionfs/gabion/fs/mount"
+	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/objstore"
 )
 
@@ -36,6 +37,10 @@ type Options struct {
 	ASDs     int               // disks to make in a new data directory; 0 means 6
 	ASDDirs  []string          // absolute folders of disks, instead of ASDs
 	Policies []objstore.Policy // of a new data directory; none: by the number of disks
+
+	Cluster string // file of a client of the cluster that keeps the metadata; "": the data directory keeps it
+	Store   string // of the cluster
+	Steal   bool   // take the store from whoever holds it
 
 	Mount       string // directory to mount on; "" does not mount
 	AllowOther  bool   // let other users use the mount
@@ -60,6 +65,8 @@ type run struct {
 	log     *slog.Logger
 	started time.Time
 
+	bundle    *identity.Bundle // of Options.Cluster
+	bundleRaw []byte
 	dir       *datadir.Dir
 	claims    []claim // folders that become disks of a new data directory
 	node      *node.Node
@@ -138,7 +145,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := r.openData(); err != nil {
 		return err
 	}
-	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs})
+	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs, Steal: r.o.Steal})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,9 @@ const defaultASDs = 6
 
 // openData opens the data directory, or creates it when there is none.
 func (r *run) openData() error {
+	if err := r.readBundle(); err != nil {
+		return err
+	}
 	c, err := datadir.Probe(r.o.Data)
 	if errors.Is(err, datadir.ErrAbsent) {
 		r.dir, err = r.createData(c.Cluster)
@@ -33,6 +36,9 @@ func (r *run) openData() error {
 		return errors.Join(err, d.Close())
 	}
 	r.dir = d
+	if r.bundle != nil {
+		return d.WriteBundle(r.bundleRaw) // it may name newer addresses, or carry a newer certificate
+	}
 	return nil
 }
 
@@ -82,11 +88,18 @@ func (r *run) createData(interrupted string) (*datadir.Dir, error) {
 	if err := usable(c.Policies, len(c.ASDs)); err != nil {
 		return nil, err
 	}
+	c.Remote = r.remote(base, c.Cluster)
 	d, err := datadir.Create(base, c)
-	if err == nil {
-		r.claims = emptyFolders(r.o.ASDDirs)
+	if err != nil {
+		return nil, err
 	}
-	return d, err
+	r.claims = emptyFolders(r.o.ASDDirs)
+	if r.bundle != nil {
+		if err := d.WriteBundle(r.bundleRaw); err != nil {
+			return nil, errors.Join(err, d.Abandon())
+		}
+	}
+	return d, nil
 }
 
 // usable refuses policies of which none could be met with n disks, all on this one node.
@@ -108,5 +121,5 @@ func (r *run) agrees(d *datadir.Dir) error {
 	if len(r.o.Policies) > 0 && !slices.Equal(r.o.Policies, c.Policies) {
 		return fmt.Errorf("%s was made with policies %v, not %v: leave --policy out", d.Path, c.Policies, r.o.Policies)
 	}
-	return nil
+	return r.agreesOnStore(d)
 }

@@ -123,7 +123,9 @@ func TestRefusals(t *testing.T) {
 		{"cut before the marker", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "format.new"), "") }, ErrAbsent},
 		{"foreign", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "thesis.tex"), "x") }, ErrForeign},
 		{"kv without format", func(t *testing.T, dir string) { os.Mkdir(filepath.Join(dir, "kv"), 0o700) }, ErrForeign},
-		{"newer", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "format"), "gabion-data 999\nanything") }, ErrNewer},
+		{"newer", func(t *testing.T, dir string) {
+			mustWrite(t, filepath.Join(dir, "format"), "gabion-data 999\nanything")
+		}, ErrNewer},
 		{"flipped bit", func(t *testing.T, dir string) { mustWrite(t, filepath.Join(dir, "format"), string(flipped)) }, ErrDamaged},
 		{"cut short", func(t *testing.T, dir string) {
 			mustWrite(t, filepath.Join(dir, "format"), string(ready[:len(ready)-3]))

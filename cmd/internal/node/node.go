@@ -27,6 +27,7 @@ type Options struct {
 	Version string   // of the program, for the status
 	Claim   []string // absolute folders to use as disks besides those that are known
 	Quiet   bool     // nothing works in the background: for a look, not for a run
+	Steal   bool     // take a store of a cluster from whoever uses it
 	Logger  *slog.Logger
 	// Store opens the key-value store when it is not the one in the data directory. The node closes it.
 	Store func(context.Context) (Store, error)
@@ -58,6 +59,11 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	if n.kv, err = openStore(ctx, d, o); err != nil {
 		return nil, err
 	}
+	if r, ok := n.kv.(*remote); ok {
+		if err := n.claimStore(ctx, r, d); err != nil {
+			return nil, err
+		}
+	}
 	cluster, err := asd.ParseID(d.Config.Cluster)
 	if err != nil {
 		return nil, err
@@ -82,7 +88,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 		return nil, fmt.Errorf("open the filesystem: %w", err)
 	}
 	n.session = n.volume.Session(nil)
-	return n, nil
+	return n, n.finishClaim(ctx)
 }
 
 // Failed returns why the node cannot go on, or nil.

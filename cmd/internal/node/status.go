@@ -33,6 +33,9 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	}
 	n.maintenance(&s)
 	s.KV = n.kv.Status()
+	if r, ok := n.kv.(*remote); ok {
+		r.askMembers(ctx, &s.KV)
+	}
 	s.Memory.Dirty = n.volume.Dirty()
 	judge(&s)
 	return s, nil
@@ -86,6 +89,9 @@ func judge(s *control.Status) {
 	if s.KV.Error != "" {
 		worse(control.Lost, "the key-value store has stopped: %s", s.KV.Error)
 	}
+	if r := s.KV.Remote; r != nil && s.KV.Error == "" {
+		judgeRemote(r, worse)
+	}
 	for _, d := range s.Objects.Degraded {
 		if d.Spare < 0 {
 			worse(control.Lost, "%d objects cannot be read", d.Objects)
@@ -101,6 +107,22 @@ func judge(s *control.Status) {
 	for _, d := range s.Objects.Degraded {
 		if d.Spare >= 0 {
 			worse(control.Degraded, "%d objects survive the loss of %d more disks instead of %d", d.Objects, d.Spare, d.Full)
+		}
+	}
+}
+
+// judgeRemote says what is wrong with the store of a cluster. While it does not answer nothing is lost:
+// what is known is served, and fsync waits.
+func judgeRemote(r *control.Remote, worse func(control.Health, string, ...any)) {
+	switch {
+	case !r.Connected:
+		worse(control.Degraded, "store %s of the cluster has no leader that answers: what needs it waits", r.Store)
+	case r.MembersError != "":
+		worse(control.Degraded, "the members of store %s cannot be asked: %s", r.Store, r.MembersError)
+	}
+	for _, m := range r.Members {
+		if m.Role == "" {
+			worse(control.Degraded, "node %s does not serve store %s: %s", m.Node, r.Store, m.Error)
 		}
 	}
 }

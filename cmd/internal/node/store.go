@@ -30,6 +30,7 @@ func (e embedded) Status() control.KV {
 	s := control.KV{
 		Leads: k.Leads, Term: k.Term, Applied: k.AppliedIndex, State: k.StateIndex,
 		PendingBytes: k.PendingBytes, RecentBytes: k.RecentBytes, StateBytes: k.StateBytes, LogBytes: k.LogBytes,
+		Transactions: k.Transactions, Batches: k.Batches,
 	}
 	if k.Err != nil {
 		s.Error = k.Err.Error()
@@ -41,6 +42,9 @@ func (e embedded) Status() control.KV {
 func openStore(ctx context.Context, d *datadir.Dir, o Options) (Store, error) {
 	if o.Store != nil {
 		return o.Store(ctx)
+	}
+	if d.Config.Remote != nil {
+		return openRemote(ctx, d, o)
 	}
 	if d.Config.State != datadir.Creating && empty(d.KV()) {
 		return nil, fmt.Errorf("the key-value store in %s is gone: without it the fragments on the disks cannot be told apart", d.KV())

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/cluster"
+	"github.com/gabionfs/gabion/kv/cluster/identity"
+)
+
+type nodeFlags struct {
+	listen, advertise, id string
+	join                  []string
+	token, tokenFile      string
+	learner               bool
+	level                 string
+}
+
+func newNode(e *env) *cobra.Command {
+	var f nodeFlags
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Run a node of a cluster, until interrupted",
+		Long: `Run a node: a process that keeps members of replicated stores, behind one TLS
+listener. It prints one line when it serves:
+
+  ready: node=ID listen=HOST:PORT cluster=ID
+
+When the directory is missing or empty, it joins first: that needs a token, which
+"gabion cluster token" prints on a machine that is in. The token names nodes to
+join through; --join adds others. Once it has joined, the same command starts it
+again, and token and --join are not used. "gabion cluster init" makes the directory
+of the first node.
+
+SIGINT or SIGTERM hands over what it leads, stops and exits 0; a second one exits
+at once, which loses nothing that was acknowledged. Messages go to standard error.`,
+		Example: `  gabion node --data n1 --listen 10.0.0.1:7000
+  gabion node --data n2 --listen 10.0.0.2:7000 --token-file token --id bert
+  gabion node --data n3 --listen :7000 --advertise carl.example.org:7000 --join anna.example.org:7000 --token gabion1...`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), e) },
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	fl.StringVar(&f.listen, "listen", "", "`address` to listen on")
+	fl.StringVar(&f.advertise, "advertise", "", "`address` at which others reach it (default: --listen)")
+	fl.StringArrayVar(&f.join, "join", nil, "`address` of a node of the cluster to join; repeat it")
+	fl.StringVar(&f.token, "token", "", "the `token` to join with; others can see it in the list of processes: --token-file is better")
+	fl.StringVar(&f.tokenFile, "token-file", "", "`file` whose first line is the token")
+	fl.StringVar(&f.id, "id", "", "`name` of the node, which never changes (default: the machine's name and four random digits)")
+	fl.BoolVar(&f.learner, "learner", false, "join as a node that never votes")
+	fl.StringVar(&f.level, "log-level", "warn", "debug, info, warn or error")
+	return cmd
+}
+
+// check refuses flags that make no sense by themselves.
+func (f *nodeFlags) check() error {
+	if f.listen == "" {
+		return usagef("where shall the node listen? give --listen ADDR")
+	}
+	if err := checkListen(f.listen, f.advertise); err != nil {
+		return err
+	}
+	for _, a := range f.join {
+		if err := identity.CheckAddr(a); err != nil {
+			return usagef("--join %q: want an address such as 10.0.0.1:7000", a)
+		}
+	}
+	if f.token != "" && f.tokenFile != "" {
+		return usagef("--token and --token-file exclude each other")
+	}
+	if f.id != "" {
+		return checkNames("--id", f.id)
+	}
+	return nil
+}
+
+// joined reports whether dir is the directory of a node, and of which one.
+func (f *nodeFlags) joined(dir string) (id identity.ID, yes bool, err error) {
+	b, err := cluster.LoadBundle(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return id, false, emptyDir(dir)
+	case err != nil:
+		return id, false, fmt.Errorf("the node's identity cannot be read: %w: if this machine's files are lost, join with an empty --data and a new token, then `gabion cluster replace OLD NEW` on another node", err)
+	case b.ID.Kind != identity.Node:
+		return id, false, fmt.Errorf("%s is the file of %s, not of a node: give a node's directory", dir, b.ID)
+	case f.id != "" && f.id != b.ID.Name:
+		return id, false, fmt.Errorf("%s is the directory of node %s, not of %s: leave --id out, or give another --data", dir, b.ID.Name, f.id)
+	}
+	return b.ID, true, nil
+}
+
+func (f *nodeFlags) run(ctx context.Context, e *env) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.level)); err != nil {
+		return usagef("--log-level %q: it is one of debug, info, warn, error", f.level)
+	}
+	log := slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: level}))
+	_, in, err := f.joined(e.data)
+	if err != nil {
+		return err
+	}
+	// Before joining, which uses up the token: whether the address can be had.
+	l, err := net.Listen("tcp", f.listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("--listen %s: the address is in use: stop what uses it, or give another", f.listen)
+	} else if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	defer l.Close()
+	ctx, stop := interruptible(ctx, e)
+	defer stop()
+	advertise := f.advertise
+	if advertise == "" {
+		advertise = l.Addr().String()
+		if host, port, _ := net.SplitHostPort(f.listen); port != "0" {
+			advertise = net.JoinHostPort(host, port) // a name stays a name
+		}
+	}
+	if !in {
+		if err := f.joinCluster(ctx, e, advertise, log); err != nil {
+			return f.explain(e, err)
+		}
+	} else if f.token != "" || f.tokenFile != "" {
+		log.Info("the directory is that of a node already: the token is not used", "data", e.data)
+	}
+	n, err := cluster.Open(ctx, cluster.Options{
+		Dir: e.data, Listener: l, Advertise: advertise, Peers: f.join, Procedures: procedures(), Version: buildVersion(), Logger: log,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // interrupted while starting
+		}
+		return f.explain(e, err)
+	}
+	if _, err = fmt.Fprintf(e.out, "ready: node=%s listen=%s cluster=%s\n", n.ID(), n.Addr(), n.ClusterID()); err == nil {
+		<-ctx.Done()
+	}
+	return errors.Join(err, n.Close())
+}
+
+// interruptible returns a context that the first SIGINT or SIGTERM ends; the second ends the process.
+func interruptible(ctx context.Context, e *env) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-ctx.Done():
+		}
+		if _, again := <-signals; again {
+			fmt.Fprintln(e.err, "gabion: forced")
+			os.Exit(1)
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(signals)
+		cancel()
+	}
+}
+
+// joinCluster makes e.data the directory of a new node.
+func (f *nodeFlags) joinCluster(ctx context.Context, e *env, advertise string, log *slog.Logger) error {
+	token, err := f.readToken()
+	if err != nil {
+		return err
+	}
+	if token == "" {
+		return fmt.Errorf("%s holds no node yet, and a new one needs a token to join a cluster: run `gabion cluster token --data DIR` on a node, and give its output with --token-file; `gabion cluster init` begins a new cluster instead", e.data)
+	}
+	if _, err := identity.ParseToken(token); err != nil {
+		return fmt.Errorf("the token does not make sense: %w: give the whole line that `gabion cluster token` printed", err)
+	}
+	return cluster.Join(ctx, cluster.JoinOptions{
+		Dir: e.data, ID: f.id, Advertise: advertise, Peers: f.join, Token: token, Learner: f.learner, Logger: log,
+	})
+}
+
+func (f *nodeFlags) readToken() (string, error) {
+	if f.tokenFile == "" {
+		return strings.TrimSpace(f.token), nil
+	}
+	raw, err := os.ReadFile(f.tokenFile)
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	if line = strings.TrimSpace(line); line == "" {
+		return "", fmt.Errorf("--token-file %s: its first line is empty", f.tokenFile)
+	}
+	return line, nil
+}
+
+// explain adds to an error of starting or joining what to do about it.
+func (f *nodeFlags) explain(e *env, err error) error {
+	var damage *kv.CorruptError
+	switch {
+	case errors.As(err, &damage) && !strings.Contains(err.Error(), "cluster replace"):
+		id := "NODE"
+		if b, berr := cluster.LoadBundle(e.data); berr == nil {
+			id = b.ID.Name
+		}
+		return fmt.Errorf("%w: what this node has acknowledged cannot be trusted any more, so it does not start. Make a new one with an empty --data and a new token, then run `gabion cluster replace %s NEW` on a node that runs", err, id)
+	case errors.Is(err, cluster.ErrExists):
+		return fmt.Errorf("%w: give another --id, or an empty --data", err)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, kv.ErrNoQuorum):
+		return fmt.Errorf("%w: are the other nodes running, and reachable from here?", err)
+	}
+	return err
+}

@@ -1,0 +1,145 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/cmd/internal/kvaccess"
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/backup"
+)
+
+// claim is the row of a store of a cluster that says which data directory's filesystem it holds. The
+// session makes sure that one process at a time uses the store; the row, that it is always the right one,
+// since the disks that the metadata is about belong to the data directory.
+type claim struct {
+	State datadir.State `json:"state"` // Creating while the filesystem is being made
+	Disks string        `json:"disks"` // Config.Cluster of the data directory
+	Owner string        `json:"owner"` // its name, for people
+}
+
+// readClaim returns nil when the store holds no filesystem.
+func readClaim(ctx context.Context, s kv.Store) (c *claim, err error) {
+	err = s.View(ctx, kv.Linearizable, func(r kv.Reader) error {
+		raw, err := r.Get(kvaccess.VolumeKeyspace, kvaccess.VolumeKey)
+		if errors.Is(err, kv.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c = &claim{}
+		if err := json.Unmarshal(raw, c); err != nil {
+			return &kv.CorruptError{What: "the row that says whose filesystem the store holds", Err: err}
+		}
+		return nil
+	})
+	return c, err
+}
+
+func writeClaim(ctx context.Context, s kv.Store, c claim) error {
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	return s.Update(ctx, kv.Durable, func(tx kv.Txn) error {
+		tx.Put(kvaccess.VolumeKeyspace, kvaccess.VolumeKey, raw)
+		return nil
+	})
+}
+
+// claimStore makes sure that the store is the one of d's filesystem, or a new one. What a creation that
+// was cut off left there is removed.
+func (n *Node) claimStore(ctx context.Context, r *remote, d *datadir.Dir) error {
+	old, err := readClaim(ctx, r)
+	if err != nil {
+		return err
+	}
+	c := d.Config
+	if c.State != datadir.Creating {
+		switch {
+		case old == nil:
+			return fmt.Errorf("store %s holds no filesystem: it was deleted and made anew; restore a backup of it, with `gabion kv restore`", c.Remote.Store)
+		case old.Disks != c.Cluster:
+			return fmt.Errorf("store %s holds the filesystem of another data directory: %s", c.Remote.Store, old.Owner)
+		}
+		return nil
+	}
+	if old != nil && old.State == datadir.Ready && old.Disks != c.Cluster {
+		return fmt.Errorf("store %s holds the filesystem of another data directory, %s: run that one, or make another store with `gabion cluster store create NAME`", c.Remote.Store, old.Owner)
+	}
+	if old != nil {
+		if err := r.wipe(ctx); err != nil {
+			return fmt.Errorf("remove what an interrupted creation left in store %s: %w", c.Remote.Store, err)
+		}
+	}
+	return writeClaim(ctx, r, claim{State: datadir.Creating, Disks: c.Cluster, Owner: c.Remote.Owner})
+}
+
+// finishClaim says that the filesystem is made.
+func (n *Node) finishClaim(ctx context.Context) error {
+	c := n.dir.Config
+	if _, ok := n.kv.(*remote); !ok || c.State != datadir.Creating {
+		return nil
+	}
+	return writeClaim(ctx, n.kv, claim{State: datadir.Ready, Disks: c.Cluster, Owner: c.Remote.Owner})
+}
+
+// wipeBatch is how many keys one transaction of wipe deletes.
+const wipeBatch = 1000
+
+// wipe removes all keyspaces but those of users, whose names begin with "user".
+func (r *remote) wipe(ctx context.Context) error {
+	spaces, err := r.keyspaces(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ks := range spaces {
+		if strings.HasPrefix(string(ks), "user") || ks.Reserved() {
+			continue
+		}
+		for left := true; left; {
+			err := r.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
+				var keys [][]byte
+				err := tx.Range(ks, kv.Range{Limit: wipeBatch}, func(key, _ []byte) bool {
+					keys = append(keys, bytes.Clone(key))
+					return true
+				})
+				for _, key := range keys {
+					tx.Delete(ks, key)
+				}
+				left = len(keys) > 0
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return r.Sync(ctx)
+}
+
+// keyspaces lists the keyspaces that hold something. The store has no list of them: it reads a backup,
+// which is short where this is used.
+func (r *remote) keyspaces(ctx context.Context) ([]kv.Keyspace, error) {
+	pr, pw := io.Pipe()
+	defer pr.Close()
+	go func() {
+		_, err := r.client.Store(r.where.Store).Backup(ctx, pw)
+		pw.CloseWithError(err)
+	}()
+	var out []kv.Keyspace
+	_, err := backup.Read(ctx, pr, func(ks kv.Keyspace, _, _ []byte) error {
+		if len(out) == 0 || out[len(out)-1] != ks {
+			out = append(out, ks)
+		}
+		return nil
+	})
+	return out, err
+}
