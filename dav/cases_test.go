@@ -56,7 +56,7 @@ func cutPut(t *testing.T, s *testServer, header, part string) {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 1024)
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	n, _ := c.Read(buf) // waits until the server is done
 	if regexp.MustCompile(`^HTTP/1.1 2`).Match(buf[:n]) {
 		t.Errorf("a cut upload was answered %q", buf[:n])

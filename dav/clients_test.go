@@ -21,7 +21,7 @@ func client(t *testing.T, env []string, stdin, name string, args ...string) stri
 	if err != nil {
 		t.Skipf("%s is not installed: apt-get install %s", name, name)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, args...)
 	cmd.Env = append(os.Environ(), env...)

@@ -165,7 +165,7 @@ func (s *testServer) content(path, want string) {
 // background.
 func (s *testServer) inodes(want uint64) {
 	s.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		st, err := s.fs.StatFS(context.Background())
 		if err != nil {
 			s.t.Fatal(err)

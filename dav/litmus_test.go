@@ -28,7 +28,7 @@ func TestLitmus(t *testing.T) {
 			s := newTestServer(t, over(t), func(o *options) { o.Prefix = prefix })
 			for _, suite := range litmusSuites {
 				t.Run("at "+prefix+"/ "+suite.name, func(t *testing.T) {
-					ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+					ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 					defer cancel()
 					cmd := exec.CommandContext(ctx, bin, s.URL+prefix+"/")
 					cmd.Dir = t.TempDir()

@@ -106,7 +106,7 @@ func beginUpload(t *testing.T) (s *dav.Server, served chan error, c net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	io.WriteString(c, "PUT /f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n")
 	if got := readSome(t, c); !strings.Contains(got, "100 Continue") {
 		t.Fatalf("the server said %q", got)

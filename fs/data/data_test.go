@@ -85,7 +85,7 @@ func (w *world) check() {
 // eventually waits until cond holds.
 func (w *world) eventually(what string, cond func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.Fatalf("it never came about that %s", what)
 		}

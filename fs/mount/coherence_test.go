@@ -138,7 +138,7 @@ func coherence(t *testing.T, m *model) {
 func TestCoherenceUnderLoad(t *testing.T) { each(t, coherenceUnderLoad) }
 
 func coherenceUnderLoad(t *testing.T, m *model) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	other := m.fs
 	var wg sync.WaitGroup

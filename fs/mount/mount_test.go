@@ -153,7 +153,7 @@ func mountFS(t testing.TB, session func(fs.Watcher) fs.FS, o mount.Options) *mod
 // unmount unmounts in any case.
 func unmount(t testing.TB, s *mount.Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	connection := connectionOf(s.Dir())
 	err := s.Unmount(ctx)

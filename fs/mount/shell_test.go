@@ -55,7 +55,7 @@ func (sh *shellProc) close() {
 func (sh *shellProc) try(args ...string) string {
 	sh.t.Helper()
 	fmt.Fprintf(sh.in, "%q\n", strings.Join(args, "\x00"))
-	watchdog := time.AfterFunc(30*time.Second, func() { _ = sh.cmd.Process.Kill() })
+	watchdog := time.AfterFunc(3*time.Minute, func() { _ = sh.cmd.Process.Kill() })
 	defer watchdog.Stop()
 	line, err := sh.out.ReadString('\n')
 	if err != nil {

@@ -331,7 +331,7 @@ func (s *Namespace) has(t testing.TB, name string, disk objstore.DiskID) int {
 
 func (r *rig) waitFor(cond func() bool) {
 	r.t.Helper()
-	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			r.t.Fatal("it does not come")
 		}

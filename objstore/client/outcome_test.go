@@ -15,11 +15,11 @@ import (
 
 // TestTwoDisksHangForEver: a put that cannot reach its quorum is done by the next policy.
 func TestTwoDisksHangForEver(t *testing.T) {
-	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42, objstore.Policy{K: 2, M: 2, C: 3, X: 4}), Options{WriteTimeout: 50 * time.Millisecond})
+	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42, objstore.Policy{K: 2, M: 2, C: 3, X: 4}), Options{WriteTimeout: 500 * time.Millisecond})
 	for _, d := range r.disks[:2] {
 		defer d.Hang()()
 	}
-	for i := range 10 {
+	for i := range 6 {
 		name := fmt.Sprint(i)
 		r.put(name, noise(5000))
 		if m, _ := r.ns.nsm.Fetch(context.Background(), name); m.Chunks[0].K != 2 {

@@ -150,7 +150,7 @@ func TestADiskClosesAfterItsLastUser(t *testing.T) {
 		t.Fatal("closed while in use")
 	}
 	done()
-	for end := time.Now().Add(5 * time.Second); fake.Probe(context.Background()) == nil; {
+	for end := time.Now().Add(2 * time.Minute); fake.Probe(context.Background()) == nil; {
 		if time.Now().After(end) {
 			t.Fatal("never closed")
 		}

@@ -181,12 +181,13 @@ func WaitFor(t testing.TB, limit time.Duration, what string, cond func() bool) {
 	}
 }
 
-// Patience stretches a deadline where everything is slower than usual: under the race detector.
+// Patience stretches a deadline from what it takes on a machine of one's own to what it may take where many
+// tests run at once: nothing but a failure waits that long.
 func Patience(d time.Duration) time.Duration {
 	if raceEnabled {
-		return 5 * d
+		return 10 * d
 	}
-	return d
+	return 3 * d
 }
 
 // Race reports whether the race detector is on.

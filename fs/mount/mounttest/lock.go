@@ -97,7 +97,7 @@ func (p *lockerProc) answer() string {
 	select {
 	case a := <-p.answers:
 		return a
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		p.c.Fatal("a process waits for a lock that is free")
 		return ""
 	}
