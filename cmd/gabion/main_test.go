@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // binary is gabion, built once for all tests of this package.
@@ -41,7 +40,7 @@ type result struct {
 	out, err string
 }
 
-// gabion runs one command to its end. It may take 30 s, so that nothing hangs.
+// gabion runs one command to its end. It is given up after a while, so that nothing hangs.
 func gabion(t *testing.T, args ...string) result {
 	t.Helper()
 	return gabionIn(t, "", args...)
@@ -50,7 +49,7 @@ func gabion(t *testing.T, args ...string) result {
 // gabionIn is gabion with standard input.
 func gabionIn(t *testing.T, in string, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = t.TempDir()

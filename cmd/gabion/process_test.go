@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long anything may take that should be there at once.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 // process is a running `gabion up`.
 type process struct {
