@@ -155,6 +155,9 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := r.dir.Finish(); err != nil {
 		return err
 	}
+	if err := r.node.Finish(ctx); err != nil {
+		return err
+	}
 	if err := r.startDAV(ctx); err != nil {
 		return err
 	}

@@ -58,6 +58,8 @@ func (r *run) createData(interrupted string) (*datadir.Dir, error) {
 	c := datadir.NewConfig()
 	if interrupted != "" {
 		c.Cluster = interrupted
+	} else if moved := r.movedDisks(); moved != "" {
+		c.Cluster = moved
 	}
 	c.Policies = r.o.Policies
 	if err := r.checkFolders(c.Cluster); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
+	"github.com/gabionfs/gabion/objstore/local"
 )
 
 // readBundle reads the file that says how to reach the cluster, if one was given.
@@ -62,4 +63,21 @@ func (r *run) agreesOnStore(d *datadir.Dir) error {
 		return fmt.Errorf("the metadata of %s is in store %s, not in %s: leave --store out", d.Path, c.Store, r.o.Store)
 	}
 	return nil
+}
+
+// movedDisks returns the id of the cluster of disks that all folders given with --asd belong to, or "". With
+// the store of their filesystem they make it whole again when the data directory was lost.
+func (r *run) movedDisks() string {
+	if r.bundle == nil {
+		return ""
+	}
+	cluster := ""
+	for _, dir := range r.o.ASDDirs {
+		id, err := local.Inspect(dir)
+		if err != nil || cluster != "" && id.Cluster.String() != cluster {
+			return ""
+		}
+		cluster = id.Cluster.String()
+	}
+	return cluster
 }

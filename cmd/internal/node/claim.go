@@ -55,40 +55,46 @@ func writeClaim(ctx context.Context, s kv.Store, c claim) error {
 }
 
 // claimStore makes sure that the store is the one of d's filesystem, or a new one. What a creation that
-// was cut off left there is removed.
-func (n *Node) claimStore(ctx context.Context, r *remote, d *datadir.Dir) error {
+// was cut off left there is removed. A data directory that is being created around disks that were moved
+// here takes over the filesystem that they belong to; existing says so.
+//
+// The data directory is marked as ready before the row is: a row that is not ready never belongs to a
+// filesystem that was used.
+func claimStore(ctx context.Context, r *remote, d *datadir.Dir) (existing bool, err error) {
 	old, err := readClaim(ctx, r)
 	if err != nil {
-		return err
+		return false, err
 	}
 	c := d.Config
-	if c.State != datadir.Creating {
-		switch {
-		case old == nil:
-			return fmt.Errorf("store %s holds no filesystem: it was deleted and made anew; restore a backup of it, with `gabion kv restore`", c.Remote.Store)
-		case old.Disks != c.Cluster:
-			return fmt.Errorf("store %s holds the filesystem of another data directory: %s", c.Remote.Store, old.Owner)
+	mine := claim{State: datadir.Ready, Disks: c.Cluster, Owner: c.Remote.Owner}
+	switch {
+	case old != nil && old.State == datadir.Ready && old.Disks != c.Cluster:
+		return false, fmt.Errorf("store %s holds the filesystem of another data directory, %s: run that one, or make another store with `gabion cluster store create NAME`; if its machine is lost and its disks are here, give all of them with --asd", c.Remote.Store, old.Owner)
+	case c.State != datadir.Creating && (old == nil || old.Disks != c.Cluster):
+		return false, fmt.Errorf("store %s holds no filesystem any more: it was deleted and made anew; restore a backup of it, with `gabion kv restore`", c.Remote.Store)
+	case c.State != datadir.Creating || old != nil && old.State == datadir.Ready:
+		if *old == mine {
+			return true, nil
 		}
-		return nil
-	}
-	if old != nil && old.State == datadir.Ready && old.Disks != c.Cluster {
-		return fmt.Errorf("store %s holds the filesystem of another data directory, %s: run that one, or make another store with `gabion cluster store create NAME`", c.Remote.Store, old.Owner)
+		return true, writeClaim(ctx, r, mine)
 	}
 	if old != nil {
 		if err := r.wipe(ctx); err != nil {
-			return fmt.Errorf("remove what an interrupted creation left in store %s: %w", c.Remote.Store, err)
+			return false, fmt.Errorf("remove what an interrupted creation left in store %s: %w", c.Remote.Store, err)
 		}
 	}
-	return writeClaim(ctx, r, claim{State: datadir.Creating, Disks: c.Cluster, Owner: c.Remote.Owner})
+	mine.State = datadir.Creating
+	return false, writeClaim(ctx, r, mine)
 }
 
-// finishClaim says that the filesystem is made.
-func (n *Node) finishClaim(ctx context.Context) error {
-	c := n.dir.Config
-	if _, ok := n.kv.(*remote); !ok || c.State != datadir.Creating {
+// Finish is to be called when the data directory has been marked as ready, and before it is used.
+func (n *Node) Finish(ctx context.Context) error {
+	r, ok := n.kv.(*remote)
+	if !ok {
 		return nil
 	}
-	return writeClaim(ctx, n.kv, claim{State: datadir.Ready, Disks: c.Cluster, Owner: c.Remote.Owner})
+	_, err := claimStore(ctx, r, n.dir)
+	return err
 }
 
 // wipeBatch is how many keys one transaction of wipe deletes.

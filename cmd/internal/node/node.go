@@ -60,9 +60,11 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	if r, ok := n.kv.(*remote); ok {
-		if err := n.claimStore(ctx, r, d); err != nil {
+		existing, err := claimStore(ctx, r, d)
+		if err != nil {
 			return nil, err
 		}
+		creating = creating && !existing
 	}
 	cluster, err := asd.ParseID(d.Config.Cluster)
 	if err != nil {
@@ -73,6 +75,8 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	}
 	if creating {
 		lo.Policies = d.Config.Policies
+	}
+	if d.Config.State == datadir.Creating {
 		for _, f := range d.Config.ASDs {
 			lo.Dirs = append(lo.Dirs, d.Resolve(f))
 		}
@@ -88,7 +92,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 		return nil, fmt.Errorf("open the filesystem: %w", err)
 	}
 	n.session = n.volume.Session(nil)
-	return n, n.finishClaim(ctx)
+	return n, nil
 }
 
 // Failed returns why the node cannot go on, or nil.
