@@ -106,12 +106,18 @@ type cluster struct {
 	servers []raft.Server
 	wires   []*wire
 	members []*raftkv.Store // nil while stopped
+	tune    func(i int, o *raftkv.Options)
 }
 
 const heartbeat = 200 * time.Millisecond
 
 func startCluster(t *testing.T, n int) *cluster {
-	c := &cluster{t: t, dir: t.TempDir(), wires: make([]*wire, n), members: make([]*raftkv.Store, n)}
+	return startTuned(t, n, func(int, *raftkv.Options) {})
+}
+
+// startTuned starts members whose options tune has changed.
+func startTuned(t *testing.T, n int, tune func(i int, o *raftkv.Options)) *cluster {
+	c := &cluster{t: t, dir: t.TempDir(), wires: make([]*wire, n), members: make([]*raftkv.Store, n), tune: tune}
 	for i := range n {
 		c.wires[i] = listen(t, "127.0.0.1:0")
 		c.servers = append(c.servers, raft.Server{
@@ -133,7 +139,7 @@ func (c *cluster) start(i int) {
 	if c.wires[i] == nil {
 		c.wires[i] = listen(c.t, string(c.servers[i].Address))
 	}
-	c.members[i] = open(c.t, raftkv.Options{
+	o := raftkv.Options{
 		Dir:              filepath.Join(c.dir, string(c.servers[i].ID)),
 		ID:               string(c.servers[i].ID),
 		Transport:        raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: c.wires[i], MaxPool: 2, Timeout: 2 * time.Second, Logger: hclog.NewNullLogger()}),
@@ -142,7 +148,9 @@ func (c *cluster) start(i int) {
 		SegmentBytes:     64 << 10,
 		MinLog:           1,
 		HeartbeatTimeout: heartbeat,
-	})
+	}
+	c.tune(i, &o)
+	c.members[i] = open(c.t, o)
 }
 
 func (c *cluster) stop(i int) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
 	"github.com/gabionfs/gabion/kv"
 )
@@ -113,7 +114,7 @@ func (n *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	}
 	// Between flushes the file is a whole picture without the memory tables.
 	n.store.flushMu.Lock()
-	var v view
+	v := new(view)
 	err := n.store.errFlushCut()
 	if err == nil {
 		err = v.open(n.store, true)
@@ -132,12 +133,40 @@ func (n *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 		return nil, nil, err
 	}
 	size := int64(len(snapshotMagic)) + v.gen.pin.Size() + 4
+	stream, err := n.stream(v)
+	if err != nil {
+		return nil, nil, err
+	}
+	return st.snapshot.raft(size), stream, nil
+}
+
+// stream returns the snapshot of a view, which it closes. While a view is open the state file cannot
+// reuse pages, and a peer may take its time: so the snapshot is copied first, if the disk has room.
+func (n *snapshots) stream(v *view) (io.ReadCloser, error) {
+	f, err := n.store.spool("snapshot")
+	if err != nil {
+		v.close()
+		return nil, err
+	}
+	if err = writeSnapshot(f, v.gen.pin); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err == nil {
+		v.close()
+		return f, nil
+	}
+	_ = f.Close()
+	if !errors.Is(err, unix.ENOSPC) {
+		v.close()
+		return nil, fmt.Errorf("raftkv: copy the state: %w", err)
+	}
+	n.store.log.Warn("no room for a copy of the state: it grows while a member receives it", "dir", n.store.opts.Dir)
 	pr, pw := io.Pipe()
 	go func() {
 		defer v.close()
 		pw.CloseWithError(writeSnapshot(pw, v.gen.pin))
 	}()
-	return st.snapshot.raft(size), pr, nil
+	return pr, nil
 }
 
 func writeSnapshot(w io.Writer, tx *bolt.Tx) error {
