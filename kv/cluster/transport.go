@@ -93,6 +93,11 @@ func (n *Node) openStream(c *mux.Conn) (code byte, m *member, err error) {
 	n.mu.Lock()
 	m = n.members[raftID]
 	n.mu.Unlock()
+	if m != nil {
+		if _, err := m.running(); err != nil {
+			m = nil // nobody would take the connection
+		}
+	}
 	switch {
 	case m == nil:
 		return streamNoMember, nil, nil
