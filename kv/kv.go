@@ -20,7 +20,7 @@ import "context"
 // the store as it was.
 const (
 	MaxKeyspace = 64       // bytes in a keyspace's name, at least 1
-	MaxKey      = 32 << 10 // bytes in a key, at least 1 (what bbolt can hold)
+	MaxKey      = 64 << 10 // bytes in a key, at least 1
 	MaxValue    = 8 << 20  // bytes in a value, 0 allowed
 	MaxBatch    = 32 << 20 // bytes of keys and values in one transaction
 )

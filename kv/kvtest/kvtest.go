@@ -33,6 +33,8 @@ func Run(t *testing.T, open func(t *testing.T) kv.Store) {
 		{"RangeOwnWrites", testRangeOwnWrites},
 		{"Limits", testLimits},
 		{"LargeValues", testLargeValues},
+		{"LongKeys", testLongKeys},
+		{"LongModel", testLongModel},
 		{"Levels", testLevels},
 		{"Snapshot", testSnapshot},
 		{"Context", testContext},

@@ -21,7 +21,8 @@ import (
 )
 
 // The state file is a bbolt file. Each keyspace is a bucket named "k" + keyspace, whose values are
-// sealed (see codec.go). The bucket "meta" has one key, "state", with the record below. A flush writes
+// sealed (see codec.go); long keys have a place of their own (long.go). The bucket "meta" has the keys
+// "state", with the record below, and "voids" (voids.go). A flush writes
 // both in one bbolt transaction, with bbolt's own sync on.
 
 const (
@@ -411,6 +412,13 @@ func (b *base) writeSpace(tx *bolt.Tx, old *generation, c *flushCursor, limit in
 			c.from, more = key, true
 			return false
 		}
+		if len(key) > maxPlain {
+			var changed int64
+			changed, err = b.putLong(tx, old, ks, key, it.head.sealed)
+			rest -= changed
+			c.left--
+			return err == nil
+		}
 		if exists && (touched == nil || bytes.Compare(key, touched) > 0) {
 			if touched, err = old.tree.touch(before, key); err != nil {
 				return false
@@ -510,22 +518,38 @@ func (g *generation) verify(ctx context.Context) (n int64, err error) {
 		return 0, err
 	}
 	for name, b := range t.buckets {
-		var w walker
-		for err = w.first(&t, b); err == nil && w.valid(); err = w.move(+1) {
-			key, sealed := w.current()
-			if n += int64(len(key) + len(sealed)); name[0] == 'k' {
-				if _, err := unseal(kv.Keyspace(name[1:]), key, sealed); err != nil {
-					return n, t.corrupt("%w", err)
-				}
-			}
-			if err := ctx.Err(); err != nil {
-				return n, err
-			}
+		var m int64
+		if name[0] == 'l' {
+			m, err = verifyBucket(ctx, &t, name, b, new(longWalker))
+		} else {
+			m, err = verifyBucket(ctx, &t, name, b, new(walker))
 		}
-		if err != nil {
+		if n += m; err != nil {
 			return n, err
 		}
 	}
 	_, err = g.state()
+	return n, err
+}
+
+// verifyBucket walks through a bucket and compares every value with its checksum.
+func verifyBucket(ctx context.Context, t *tree, name string, b bucket, w interface {
+	first(*tree, bucket) error
+	valid() bool
+	current() (key, sealed []byte)
+	move(by int) error
+}) (n int64, err error) {
+	for err = w.first(t, b); err == nil && w.valid(); err = w.move(+1) {
+		key, sealed := w.current()
+		n += int64(len(key) + len(sealed))
+		if string(metaBucket) != name {
+			if _, err := unseal(kv.Keyspace(name[1:]), key, sealed); err != nil {
+				return n, t.corrupt("%w", err)
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
+	}
 	return n, err
 }

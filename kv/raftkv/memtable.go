@@ -104,7 +104,9 @@ func (m *memtable) insert(ks kv.Keyspace, key []byte, v *version, h horizon) {
 		m.spaces[ks] = t
 	}
 	m.bytes += int64(len(key)+len(v.sealed)) + itemOverhead
-	m.largest = max(m.largest, len(key)+len(v.sealed))
+	if m.largest = max(m.largest, len(key)+len(v.sealed)); len(key) > maxPlain {
+		m.largest = max(m.largest, len(v.sealed)+longPath)
+	}
 	old, replaced := t.Set(makeItem(key, v))
 	if !replaced {
 		return

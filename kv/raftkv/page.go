@@ -186,19 +186,31 @@ func (t *tree) openBuckets() error {
 	return t.eachLeaf(t.meta.root, func(p page) error {
 		for i := range p.count() {
 			name, value, isBucket := p.leaf(i)
-			if !isBucket || len(value) < 16 {
+			if !isBucket {
 				return t.corrupt("%q at the root is no bucket", name)
 			}
-			b := bucket{root: pageID(binary.LittleEndian.Uint64(value))}
-			if b.root == 0 {
-				if b.inline = page(value[16:]); len(b.inline) < pageHeader || !b.inline.isLeaf() {
-					return t.corrupt("bucket %q has no page", name)
-				}
+			b, err := t.bucket(name, value)
+			if err != nil {
+				return err
 			}
 			t.buckets[string(name)] = b
 		}
 		return nil
 	})
+}
+
+// bucket decodes the value that stands for a bucket.
+func (t *tree) bucket(name, value []byte) (b bucket, err error) {
+	if len(value) < 16 {
+		return b, t.corrupt("%.32q is no bucket", name)
+	}
+	if b.root = pageID(binary.LittleEndian.Uint64(value)); b.root != 0 {
+		return b, nil
+	}
+	if b.inline = page(value[16:]); len(b.inline) < pageHeader || !b.inline.isLeaf() {
+		return b, t.corrupt("bucket %.32q has no page", name)
+	}
+	return b, nil
 }
 
 // eachLeaf calls fn with the leaves below a page, in order.

@@ -87,7 +87,13 @@ func (v *view) Get(ks kv.Keyspace, key []byte) ([]byte, error) {
 
 func (v *view) baseGet(ks kv.Keyspace, key []byte) ([]byte, error) {
 	var name [1 + kv.MaxKeyspace]byte
-	sealed, err := v.gen.get(appendBucketName(name[:0], ks), key)
+	var sealed []byte
+	var err error
+	if len(key) > maxPlain {
+		sealed, err = v.gen.getLong(ks, key)
+	} else {
+		sealed, err = v.gen.get(appendBucketName(name[:0], ks), key)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +120,7 @@ func (v *view) Range(ks kv.Keyspace, r kv.Range, fn func(key, value []byte) bool
 func (v *view) keyspaces() []kv.Keyspace {
 	names := map[kv.Keyspace]bool{}
 	for name := range v.gen.tree.buckets {
-		if name[0] == 'k' {
+		if name[0] == 'k' || name[0] == 'l' {
 			names[kv.Keyspace(name[1:])] = true
 		}
 	}
@@ -153,7 +159,7 @@ func (v *view) merge(ks kv.Keyspace, r kv.Range, own []*write, fn func(key, valu
 	if r.To != nil && bytes.Compare(r.From, r.To) >= 0 {
 		return nil
 	}
-	var layers [4]cursor
+	var layers [5]cursor
 	n := 0
 	if len(own) > 0 {
 		layers[n] = newOwnCursor(own, r)
@@ -171,6 +177,14 @@ func (v *view) merge(ks kv.Keyspace, r kv.Range, own []*write, fn func(key, valu
 	}
 	if base != nil {
 		layers[n] = base
+		n++
+	}
+	long, err := v.longCursor(ks, r)
+	if err != nil {
+		return err
+	}
+	if long != nil {
+		layers[n] = long
 		n++
 	}
 	return mergeLayers(layers[:n], ks, r, fn)

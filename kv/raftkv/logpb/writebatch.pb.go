@@ -95,7 +95,7 @@ func (x *WriteBatch) GetOps() []*Op {
 type Op struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Keyspace []byte                 `protobuf:"bytes,1,opt,name=keyspace,proto3" json:"keyspace,omitempty"` // 1 to 64 bytes
-	Key      []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`           // 1 to 32768 bytes
+	Key      []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`           // 1 to 65536 bytes
 	// For a put: the value, followed by the four bytes, little endian, of the CRC-32C of the keyspace,
 	// the key and the value (each of the first two preceded by its length as four bytes, little endian).
 	// It is computed once, where the transaction ran, and travels with the value into the state file.
