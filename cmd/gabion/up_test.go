@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -76,7 +77,7 @@ func TestWithoutFuse(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	mnt, data := t.TempDir(), filepath.Join(t.TempDir(), "data")
-	hide := `mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec "$@"`
+	hide := letGo + `mount -t tmpfs none /dev && mknod /dev/null c 1 3 && exec "$@"`
 	p := upWith(t, exec.Command("unshare", "-m", "sh", "-euc", hide, "sh", binary, "up", "--data", data, "--mount", mnt, anyPort))
 	if p.mount != "-" || p.dav == "-" {
 		t.Errorf("ready with mount=%s dav=%s", p.mount, p.dav)
@@ -232,6 +233,41 @@ func TestCrashWhileCreating(t *testing.T) {
 }
 
 // TestBusyUnmount stops while a program still uses the mount.
+// TestCopiedMount: a mount namespace that was made while the mount was there has a copy of it, as containers do.
+func TestCopiedMount(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	mnt := mountPoint(t)
+	p := up(t, "--data", filepath.Join(t.TempDir(), "data"), "--mount", mnt, "--dav", "off")
+	cmd := exec.Command("unshare", "-m", "sh", "-euc", letGo+`echo copied; read x`, "sh", mnt)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "copied\n" {
+		t.Fatalf("%q %v", line, err)
+	}
+	p.stop()
+	p.says("another mount namespace")
+}
+
+// letGo is shell that detaches the mounts of others from a new mount namespace, all but "$1". It has copies of
+// all that were there when it was made, and tests beside this one wait for theirs to end.
+const letGo = `awk -v keep="$1" '($1 ~ "^/dev/loop" || $3 ~ "^fuse") && $2 != keep { print $2 }' /proc/mounts |
+	while read m; do umount -lnc "$m" || true; done
+`
+
 func TestBusyUnmount(t *testing.T) {
 	t.Parallel()
 	mnt := mountPoint(t)

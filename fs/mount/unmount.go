@@ -18,8 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Unmount unmounts cleanly and waits until all requests are answered, or ctx is done. When the mount is
-// in use it stays, and the error is a *BusyError that says by whom. Unmounting what is gone is no error.
+// Unmount unmounts cleanly and waits until the kernel has let go and all requests are answered, or ctx is done.
+// When the mount is in use it stays, and the error is a *BusyError that says by whom. The kernel does not let go
+// while there is a copy in another mount namespace. Unmounting what is gone is no error.
 func (s *Server) Unmount(ctx context.Context) error {
 	select {
 	case <-s.done:
@@ -56,7 +57,7 @@ func (s *Server) wait(ctx context.Context, op string) error {
 	case <-s.done:
 		return nil
 	case <-ctx.Done():
-		return &Error{Op: op, Dir: s.dir, Err: ctx.Err(), Advice: "it is out of the tree, but requests are still under way"}
+		return &Error{Op: op, Dir: s.dir, Err: ctx.Err(), Advice: "it is out of the tree, but programs in another mount namespace (a container?) have it still"}
 	}
 }
 

@@ -85,7 +85,8 @@ func (r *run) startMount(ctx context.Context, dir string) error {
 	return nil
 }
 
-// stopMount unmounts. A busy mount is detached, and those who use it are cut off when we exit.
+// stopMount unmounts. A busy mount is detached, and those who use it are cut off when we exit. So are those who
+// keep a mount that is out of the tree: a container that was started while it was there has a copy.
 func (r *run) stopMount() error {
 	if r.mount == nil {
 		return nil
@@ -96,6 +97,10 @@ func (r *run) stopMount() error {
 	if errors.Is(err, mount.ErrBusy) {
 		fmt.Fprintf(r.o.Err, "gabion: %v; detached it: programs that still use it will get errors\n", err)
 		return r.mount.Detach()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		fmt.Fprintf(r.o.Err, "gabion: %v; they will get errors\n", err)
+		return nil
 	}
 	return err
 }
