@@ -61,18 +61,26 @@ func (n *Node) hostStep(slots chan struct{}) {
 		}
 	}
 	for _, raftID := range known {
-		if raftID == Directory {
-			continue
-		}
-		if s := im.byRaft[raftID]; s != nil {
-			if _, mine := im.wish(s, directory)[n.id]; !mine {
-				n.ensure(s.Name, raftID, slots) // others may count on it until they have agreed to go on without it
-				n.retireMoved(im, s)
+		s := im.byRaft[raftID]
+		switch {
+		case raftID == Directory:
+		case s == nil:
+			n.hostUnknown(im, raftID, slots)
+		default:
+			_, mine := im.wish(s, directory)[n.id]
+			n.ensure(s.Name, raftID, slots) // others may count on it until they have agreed to go on without it
+			if !mine || n.isDamaged(raftID) {
+				n.leave(im, s)
 			}
-			continue
 		}
-		n.hostUnknown(im, raftID, slots)
 	}
+}
+
+func (n *Node) isDamaged(raftID string) bool {
+	n.mu.Lock()
+	m := n.members[raftID]
+	n.mu.Unlock()
+	return m != nil && m.damaged()
 }
 
 // hostUnknown deals with a member whose store is not in the directory: it was deleted, unless this
@@ -150,11 +158,12 @@ func (m *member) firstConfig() []string {
 	return s.Initial
 }
 
-// retireMoved removes a member that the directory wants elsewhere, once the store's leader has agreed.
-func (n *Node) retireMoved(im *image, s *clusterpb.Store) {
+// leave removes a member that the directory wants elsewhere, or that is damaged, once the store goes on
+// without it. A damaged one may then begin anew: nobody counts any more on what it has forgotten.
+func (n *Node) leave(im *image, s *clusterpb.Store) {
 	mk, found, err := n.readMark(s.RaftId)
-	if err != nil || !found || im.index < mk.index {
-		return
+	if err == nil && (!found || im.index < mk.index) {
+		return // the directory here is older than the member
 	}
 	n.mu.Lock()
 	agreed, was := n.left[s.RaftId]
@@ -164,7 +173,7 @@ func (n *Node) retireMoved(im *image, s *clusterpb.Store) {
 	n.mu.Unlock()
 	switch {
 	case was && agreed == im.index: // the directory has not changed its mind since
-		n.retire(s.RaftId, "its store has moved away")
+		n.retire(s.RaftId, "its store goes on without it")
 		n.asked(s.RaftId, 0)
 	case !asking:
 		n.work.Go(func() { n.askToLeave(im, s) })
@@ -181,9 +190,11 @@ func (n *Node) asked(raftID string, agreed uint64) {
 	}
 }
 
-// askToLeave asks whether the leader of a store goes on without this node's member.
+// askToLeave asks whether the leader of a store goes on without this node's member. A damaged one that is
+// only a learner is not counted on either.
 func (n *Node) askToLeave(im *image, s *clusterpb.Store) {
 	var agreed uint64
+	damaged := n.isDamaged(s.RaftId)
 	for id := range im.wish(s, n.directoryConfig()) {
 		if id == n.id {
 			continue
@@ -194,7 +205,9 @@ func (n *Node) askToLeave(im *image, s *clusterpb.Store) {
 		if err != nil || len(r.Members) != 1 {
 			continue
 		}
-		if x := r.Members[0]; x.Leads && x.RaftId == s.RaftId && !slices.Contains(x.Voters, n.id) && !slices.Contains(x.Learners, n.id) {
+		x := r.Members[0]
+		if x.Leads && x.ConfigCommitted && x.RaftId == s.RaftId && len(x.Voters) > 0 && !slices.Contains(x.Voters, n.id) &&
+			(damaged || !slices.Contains(x.Learners, n.id)) {
 			agreed = im.index
 			break
 		}

@@ -86,6 +86,14 @@ func (m *member) running() (*raftkv.Store, error) {
 	return nil, fmt.Errorf("%w: the member of %q on node %s is being opened", kv.ErrClosed, m.name, m.n.id)
 }
 
+// damaged says whether the member does not run because of its files.
+func (m *member) damaged() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var d *DamagedError
+	return errors.As(m.err, &d)
+}
+
 // open opens the member's files. boot is the first configuration of a new group, or nil.
 func (m *member) open(ctx context.Context, boot []string) error {
 	store, err := m.openStore(ctx, boot)

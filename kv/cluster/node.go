@@ -271,19 +271,16 @@ func (n *Node) Kill() error {
 func (n *Node) shutdown() error {
 	n.cancel()
 	_ = n.mux.Close()
-	n.mu.Lock()
-	members := slices.Collect(maps.Values(n.members))
-	n.mu.Unlock()
-	for _, m := range members {
-		m.streams().cut()
-	}
 	if n.grpc != nil {
 		n.grpc.Stop()
 	}
 	n.work.Wait() // nobody opens a member any more
 	n.mu.Lock()
-	members = slices.Collect(maps.Values(n.members))
+	members := slices.Collect(maps.Values(n.members))
 	n.mu.Unlock()
+	for _, m := range members { // those that this node dialled
+		m.streams().cut()
+	}
 	errs := make([]error, len(members))
 	var closing sync.WaitGroup
 	for i, m := range members {

@@ -39,7 +39,7 @@ func (n *Node) status(stores ...string) *clusterpb.NodeStatusResponse {
 }
 
 func (m *member) status() *clusterpb.Member {
-	out := &clusterpb.Member{Store: m.name, RaftId: m.raftID}
+	out := &clusterpb.Member{Store: m.name, RaftId: m.raftID, Damaged: m.damaged()}
 	store, err := m.running()
 	if err != nil {
 		out.Error = err.Error()
@@ -51,13 +51,15 @@ func (m *member) status() *clusterpb.Member {
 	if st.Err != nil {
 		out.Error = st.Err.Error()
 	}
-	for id, votes := range config(store) {
-		if votes {
-			out.Voters = append(out.Voters, id)
+	servers, committed := store.Configuration()
+	for _, x := range servers {
+		if x.Voter {
+			out.Voters = append(out.Voters, x.ID)
 		} else {
-			out.Learners = append(out.Learners, id)
+			out.Learners = append(out.Learners, x.ID)
 		}
 	}
+	out.ConfigCommitted = committed
 	slices.Sort(out.Voters)
 	slices.Sort(out.Learners)
 	return out

@@ -200,6 +200,8 @@ func (s *streams) deliver(c *mux.Conn) {
 	}
 	select {
 	case s.conns <- k:
+	case <-c.Done():
+		_ = k.Close()
 	case <-s.stop:
 		_ = k.Close()
 	}

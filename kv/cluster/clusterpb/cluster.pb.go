@@ -78,21 +78,23 @@ func (x *Redirect) GetAddress() string {
 
 // Member is what a node says about its member of a store.
 type Member struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
-	RaftId        string                 `protobuf:"bytes,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
-	Leads         bool                   `protobuf:"varint,3,opt,name=leads,proto3" json:"leads,omitempty"`
-	Leader        string                 `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"` // node ID, as far as known
-	Term          uint64                 `protobuf:"varint,5,opt,name=term,proto3" json:"term,omitempty"`
-	Applied       uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"`                         // index of the last log entry it has applied
-	StateIndex    uint64                 `protobuf:"varint,7,opt,name=state_index,json=stateIndex,proto3" json:"state_index,omitempty"` // of the last one in the state file
-	StateBytes    int64                  `protobuf:"varint,8,opt,name=state_bytes,json=stateBytes,proto3" json:"state_bytes,omitempty"`
-	LogBytes      int64                  `protobuf:"varint,9,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
-	Error         string                 `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`   // why it does not run, and what to do
-	Voters        []string               `protobuf:"bytes,11,rep,name=voters,proto3" json:"voters,omitempty"` // of the latest configuration that it knows
-	Learners      []string               `protobuf:"bytes,12,rep,name=learners,proto3" json:"learners,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Store           string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	RaftId          string                 `protobuf:"bytes,2,opt,name=raft_id,json=raftId,proto3" json:"raft_id,omitempty"`
+	Leads           bool                   `protobuf:"varint,3,opt,name=leads,proto3" json:"leads,omitempty"`
+	Leader          string                 `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"` // node ID, as far as known
+	Term            uint64                 `protobuf:"varint,5,opt,name=term,proto3" json:"term,omitempty"`
+	Applied         uint64                 `protobuf:"varint,6,opt,name=applied,proto3" json:"applied,omitempty"`                         // index of the last log entry it has applied
+	StateIndex      uint64                 `protobuf:"varint,7,opt,name=state_index,json=stateIndex,proto3" json:"state_index,omitempty"` // of the last one in the state file
+	StateBytes      int64                  `protobuf:"varint,8,opt,name=state_bytes,json=stateBytes,proto3" json:"state_bytes,omitempty"`
+	LogBytes        int64                  `protobuf:"varint,9,opt,name=log_bytes,json=logBytes,proto3" json:"log_bytes,omitempty"`
+	Error           string                 `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`   // why it does not run, and what to do
+	Voters          []string               `protobuf:"bytes,11,rep,name=voters,proto3" json:"voters,omitempty"` // of the latest configuration that it knows
+	Learners        []string               `protobuf:"bytes,12,rep,name=learners,proto3" json:"learners,omitempty"`
+	ConfigCommitted bool                   `protobuf:"varint,13,opt,name=config_committed,json=configCommitted,proto3" json:"config_committed,omitempty"` // that configuration is not taken back any more
+	Damaged         bool                   `protobuf:"varint,14,opt,name=damaged,proto3" json:"damaged,omitempty"`                                        // it does not run, and will not with the files it has
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
@@ -207,6 +209,20 @@ func (x *Member) GetLearners() []string {
 		return x.Learners
 	}
 	return nil
+}
+
+func (x *Member) GetConfigCommitted() bool {
+	if x != nil {
+		return x.ConfigCommitted
+	}
+	return false
+}
+
+func (x *Member) GetDamaged() bool {
+	if x != nil {
+		return x.Damaged
+	}
+	return false
 }
 
 type StatusRequest struct {
@@ -2015,7 +2031,7 @@ const file_cluster_proto_rawDesc = "" +
 	"\rcluster.proto\x12\x11gabion.cluster.v1\x1a\x0fdirectory.proto\"8\n" +
 	"\bRedirect\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\xbc\x02\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x81\x03\n" +
 	"\x06Member\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\tR\x06raftId\x12\x14\n" +
@@ -2031,7 +2047,9 @@ const file_cluster_proto_rawDesc = "" +
 	"\x05error\x18\n" +
 	" \x01(\tR\x05error\x12\x16\n" +
 	"\x06voters\x18\v \x03(\tR\x06voters\x12\x1a\n" +
-	"\blearners\x18\f \x03(\tR\blearners\"\x0f\n" +
+	"\blearners\x18\f \x03(\tR\blearners\x12)\n" +
+	"\x10config_committed\x18\r \x01(\bR\x0fconfigCommitted\x12\x18\n" +
+	"\adamaged\x18\x0e \x01(\bR\adamaged\"\x0f\n" +
 	"\rStatusRequest\"\xba\x01\n" +
 	"\bNodeInfo\x12+\n" +
 	"\x04node\x18\x01 \x01(\v2\x17.gabion.cluster.v1.NodeR\x04node\x12\x1c\n" +
