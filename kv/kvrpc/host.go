@@ -156,10 +156,8 @@ func (h *host) run(tx kv.Txn, w *work) (err error) {
 			return err
 		}
 	}
-	if h.server.guard != nil {
-		if err := h.server.guard(tx); err != nil {
-			return err
-		}
+	if err := h.server.leases.admit(tx, h.member); err != nil {
+		return err
 	}
 	counted := counter{Txn: tx}
 	if r.op == opApply {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/kvrpc/kvpb"
 )
 
 // ServerOptions of NewServer. Only Stores is required.
@@ -55,8 +56,7 @@ type Server struct {
 	watches map[string]int // by client
 	closed  bool
 
-	// guard is asked inside every write's transaction whether others hold the store; see session.go.
-	guard func(tx kv.Reader) error
+	leases leases // of exclusive sessions, see session_lease.go
 
 	operations, failures, streams, watching atomic.Uint64
 }
@@ -98,8 +98,12 @@ func (s *Server) GRPCOptions() []grpc.ServerOption {
 	}
 }
 
-// Register adds the KV service to g.
-func (s *Server) Register(g grpc.ServiceRegistrar) { g.RegisterService(&serviceDesc, s) }
+// Register adds the KV service and the Session service to g.
+func (s *Server) Register(g grpc.ServiceRegistrar) {
+	g.RegisterService(&serviceDesc, s)
+	stores := func(name string) (SessionMember, error) { return s.o.Stores(name) }
+	kvpb.RegisterSessionServer(g, newSessionServer(stores, s.o.Addr, &s.leases, s.log))
+}
 
 // Close ends what runs for clients: streams and watches end, writes that are under way are not waited
 // for. The members stay open.

@@ -98,6 +98,8 @@ func (s *Session) answer(rows *kvpb.SessionRows) error {
 		return nil // the session is over
 	}
 	s.table.mu.Lock()
+	// Before, so that who asked finds the answer.
+	s.table.evict(s.o.CacheBytes, s.floor(), len(rows.GetRows())+2)
 	var err error
 	if f.keys != nil {
 		err = s.settled(f, rows)
@@ -106,7 +108,6 @@ func (s *Session) answer(rows *kvpb.SessionRows) error {
 	}
 	if err == nil {
 		s.forget(f)
-		s.table.evict(s.o.CacheBytes, s.floor(), len(rows.GetRows())+2)
 	}
 	s.table.mu.Unlock()
 	if err != nil {

@@ -52,8 +52,8 @@ func (t *table) fill(p *page, sent uint64) {
 
 // mark makes sure that there is a node at key.
 func (t *table) mark(sp *space, key string) {
-	if _, ok := sp.tree.Get(makeItem(key, nil)); !ok {
-		t.place(sp, key, new(node))
+	if at, ok := sp.floor(key); !ok || at.key != key {
+		t.place(sp, key, new(node), at.node)
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/kvrpc"
-	"github.com/gabionfs/gabion/kv/kvrpc/kvpb"
 	"github.com/gabionfs/gabion/kv/kvsession"
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
@@ -44,6 +43,7 @@ type node struct {
 	member *raftkv.Store
 	addr   string
 	front  *front
+	rpc    *kvrpc.Server
 	grpc   *grpc.Server
 	served chan struct{}
 }
@@ -143,14 +143,17 @@ func (r *rig) start(i int) {
 // serve puts the member of a node behind gRPC.
 func (r *rig) serve(n *node) {
 	member := n.member
-	stores := func(name string) (kvrpc.SessionMember, error) {
-		if name != "s" {
-			return nil, kv.ErrNoStore
-		}
-		return member, nil
-	}
-	n.grpc = grpc.NewServer()
-	kvpb.RegisterSessionServer(n.grpc, kvrpc.NewSessionServer(stores, r.addr, nil))
+	n.rpc = kvrpc.NewServer(kvrpc.ServerOptions{
+		Stores: func(name string) (kvrpc.Member, error) {
+			if name != "s" {
+				return nil, kv.ErrNoStore
+			}
+			return member, nil
+		},
+		Addr: r.addr,
+	})
+	n.grpc = grpc.NewServer(n.rpc.GRPCOptions()...)
+	n.rpc.Register(n.grpc)
 	n.served = make(chan struct{})
 	g, f, served := n.grpc, n.front, n.served
 	go func() {
@@ -194,6 +197,7 @@ func (r *rig) stop(i int) {
 	r.connect(i, false)
 	n.front.isolate(true)
 	n.grpc.Stop()
+	n.rpc.Close()
 	<-n.served
 	if err := n.member.Close(); err != nil && !unavailable(err) {
 		r.t.Errorf("close member %d: %v", i, err)

@@ -160,22 +160,32 @@ type write struct {
 // is not known, see Session.settleBlind. The key and the value are copied. The caller holds mu.
 func (t *table) insert(w *write, seq, oldest uint64) (key string, blind bool) {
 	sp := t.space(w.ks)
-	if it, ok := sp.tree.Get(makeItem(str(w.key), nil)); ok {
-		n := it.node
+	at, ok := sp.floor(str(w.key))
+	if ok && at.key == str(w.key) {
+		n := at.node
 		_, value := t.own(nil, w.value)
 		v := &version{seq: seq, value: value, prev: n.head}
 		blind = n.head == nil && !n.absent
 		t.bytes += int64(len(value))
 		n.head = v
 		t.trim(n, oldest)
-		return it.key, blind
+		return at.key, blind
 	}
 	n := new(node)
 	key, n.first.value = t.own(w.key, w.value)
 	n.first.seq = seq
 	n.head = &n.first
-	t.place(sp, key, n)
+	t.place(sp, key, n, at.node)
 	return key, !n.absent
+}
+
+// floor returns the greatest key that is not above key, if there is one.
+func (sp *space) floor(key string) (at item, ok bool) {
+	sp.tree.Descend(makeItem(key, nil), func(it item) bool {
+		at, ok = it, true
+		return false
+	})
+	return at, ok
 }
 
 // own copies a key and a value into one piece of memory. A value that is not nil stays so.
@@ -190,13 +200,13 @@ func (t *table) own(key, value []byte) (string, []byte) {
 	return k, b[len(key):]
 }
 
-// place puts a new node into the tree. In a gap that is known to be empty its key was absent. The caller
-// holds mu.
-func (t *table) place(sp *space, key string, n *node) {
-	if p := sp.before(key, false); p != nil && p.after {
+// place puts a new node into the tree, behind before, if there is such a node. In a gap that is known to
+// be empty its key was absent. The caller holds mu.
+func (t *table) place(sp *space, key string, n, before *node) {
+	if before != nil && before.after {
 		n.after, n.absent = true, true
 	}
-	n.used.Store(2)
+	n.used.Store(1)
 	sp.tree.Set(makeItem(key, n))
 	t.bytes += n.size(key)
 }
