@@ -338,10 +338,9 @@ func TestThreeMembers(t *testing.T) {
 	c.start(i)
 	c.converge()
 
-	_, next := c.leader()
-	if err := next.TransferLeadership(context.Background()); err != nil && !isUnavailable(err) {
-		t.Fatal(err)
-	}
+	wait(t, "for a transfer of the leadership", func() bool { // raft gives up after an election timeout
+		return c.must().TransferLeadership(context.Background()) == nil
+	})
 	c.steps(50)
 	c.converge()
 }

@@ -94,22 +94,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{
-		opts:       o,
-		log:        o.Logger,
-		opened:     time.Now(),
-		stop:       make(chan struct{}),
-		progress:   make(chan struct{}),
-		ready:      make(chan struct{}),
-		kick:       make(chan struct{}, 1),
-		flushKick:  make(chan struct{}, 1),
-		verifyKick: make(chan struct{}, 1),
-		endings:    make(chan *epoch, 1),
-		notify:     make(chan bool, 16),
-		proposals:  make(chan proposal, maxInFlight),
-		active:     newMemtable(),
-	}
-	s.genReady.L = &s.mu
+	s := newStore(o)
 	if s.lock, err = lockDir(o.Dir); err != nil {
 		return nil, err
 	}
@@ -143,6 +128,26 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		}
 	}
 	return s, nil
+}
+
+func newStore(o Options) *Store {
+	s := &Store{
+		opts:       o,
+		log:        o.Logger,
+		opened:     time.Now(),
+		stop:       make(chan struct{}),
+		progress:   make(chan struct{}),
+		ready:      make(chan struct{}),
+		kick:       make(chan struct{}, 1),
+		flushKick:  make(chan struct{}, 1),
+		verifyKick: make(chan struct{}, 1),
+		endings:    make(chan *epoch, 1),
+		notify:     make(chan bool, 16),
+		proposals:  make(chan proposal, maxInFlight),
+		active:     newMemtable(),
+	}
+	s.genReady.L = &s.mu
+	return s
 }
 
 func (s *Store) openFiles() error {
