@@ -16,7 +16,7 @@ import (
 )
 
 func tryOpen(o raftkv.Options) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	s, err := raftkv.Open(ctx, o)
 	if err == nil {
