@@ -1,13 +1,22 @@
 package cluster
 
 import (
-	"google.golang.org/grpc"
-
-	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/kvrpc"
 )
 
 // Procedure is a transaction that clients call by name; see Options.Procedures.
-type Procedure = func(tx kv.Txn, args []byte) (result []byte, err error)
+type Procedure = kvrpc.Procedure
 
-// registerKV adds the service of the stores.
-func (n *Node) registerKV(*grpc.Server) {}
+// newKV returns the server of the stores.
+func (n *Node) newKV() *kvrpc.Server {
+	return kvrpc.NewServer(kvrpc.ServerOptions{
+		Stores: func(name string) (kvrpc.Member, error) {
+			m, err := n.Member(name)
+			if err != nil {
+				return nil, err // a typed nil would not be nil
+			}
+			return m, nil
+		},
+		NodeID: n.id, Addr: n.address, Procedures: n.opts.Procedures, Version: n.opts.Version, Logger: n.log,
+	})
+}

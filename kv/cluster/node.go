@@ -18,6 +18,7 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/kv/cluster/mux"
+	"github.com/gabionfs/gabion/kv/kvrpc"
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
@@ -35,6 +36,7 @@ type Node struct {
 
 	mux   *mux.Mux
 	grpc  *grpc.Server
+	kv    *kvrpc.Server
 	peers *Client // as this node, to others
 
 	ctx    context.Context // until Close
@@ -272,6 +274,7 @@ func (n *Node) shutdown() error {
 	n.cancel()
 	_ = n.mux.Close()
 	if n.grpc != nil {
+		n.kv.Close()
 		n.grpc.Stop()
 	}
 	n.work.Wait() // nobody opens a member any more

@@ -13,7 +13,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
 	"github.com/gabionfs/gabion/kv/cluster/clusterpb"
@@ -28,7 +27,8 @@ const maxJoining = 16
 func (n *Node) serve() {
 	check := func(p identity.ID, _ *x509.Certificate) error { return n.image.Load().refused(p) }
 	l := mux.NewListener(n.mux.Addr())
-	n.grpc = grpc.NewServer(
+	n.kv = n.newKV()
+	n.grpc = grpc.NewServer(append(n.kv.GRPCOptions(),
 		grpc.Creds(muxCredentials{}),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			if err := authorize(ctx, info.FullMethod); err != nil {
@@ -42,13 +42,9 @@ func (n *Node) serve() {
 			}
 			return next(srv, s)
 		}),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxConcurrentStreams(4096),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-	)
+	)...)
 	clusterpb.RegisterClusterServer(n.grpc, adminServer{n: n})
-	n.registerKV(n.grpc)
+	n.kv.Register(n.grpc)
 	n.mux.Handle(protoGRPC, mux.Service{TLS: n.creds.ServerConfig(check, protoGRPC), Serve: l.Serve})
 	n.mux.Handle(protoRaft, mux.Service{
 		TLS: n.creds.ServerConfig(func(p identity.ID, _ *x509.Certificate) error {
@@ -76,9 +72,6 @@ func (n *Node) serve() {
 	})
 	n.work.Go(n.mux.Run)
 }
-
-// maxMessage bounds a message of the services: a sequence of steps with what is around it.
-const maxMessage = 40 << 20
 
 // peerInfo is what gRPC knows about a caller.
 type peerInfo struct {

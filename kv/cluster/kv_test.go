@@ -1,0 +1,47 @@
+package cluster_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/cluster"
+	"github.com/gabionfs/gabion/kv/cluster/identity"
+	"github.com/gabionfs/gabion/kv/kvrpc"
+)
+
+func dialKV(t *testing.T, b *identity.Bundle) *kvrpc.Client {
+	t.Helper()
+	c, err := kvrpc.Dial(within(t), kvrpc.ClientOptions{Addrs: b.Addrs, TLS: b.ClientConfig("", "h2")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// TestClientOfStores: a client with a bundle uses a store, whoever leads it, and never sees the directory.
+func TestClientOfStores(t *testing.T) {
+	c := startTown(t, 3)
+	c.create("s")
+	client := dialKV(t, bundleOf(t, c.admin(), "joe", false))
+	s := client.Store("s")
+	if err := s.Set(within(t), kv.Durable, "k", []byte("x"), []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	id, _ := c.leader("s")
+	c.kill(id)
+	if err := s.Set(within(t), kv.Durable, "k", []byte("x"), []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.Get(within(t), "k", []byte("x"), kvrpc.ReadOptions{})
+	if err != nil || string(v) != "2" {
+		t.Errorf("got %q, %v", v, err)
+	}
+	for _, name := range []string{cluster.Directory, "nothing"} {
+		if _, err := client.Store(name).Get(within(t), "meta", []byte("ca"), kvrpc.ReadOptions{}); !errors.Is(err, kv.ErrNoStore) {
+			t.Errorf("read of %s: %v", name, err)
+		}
+	}
+	c.start(id)
+}
