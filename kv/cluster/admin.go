@@ -46,8 +46,12 @@ func (n *Node) redirect(store string, err error) error {
 	return nil
 }
 
-func (a adminServer) ListStores(context.Context, *clusterpb.ListStoresRequest) (*clusterpb.ListStoresResponse, error) {
-	return &clusterpb.ListStoresResponse{Stores: a.n.image.Load().sortedStores()}, nil
+func (a adminServer) ListStores(ctx context.Context, _ *clusterpb.ListStoresRequest) (*clusterpb.ListStoresResponse, error) {
+	im, err := a.n.learned(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &clusterpb.ListStoresResponse{Stores: im.sortedStores()}, nil
 }
 
 func (a adminServer) CreateStore(ctx context.Context, r *clusterpb.CreateStoreRequest) (*clusterpb.CreateStoreResponse, error) {

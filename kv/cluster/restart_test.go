@@ -177,3 +177,23 @@ func TestManyStores(t *testing.T) {
 		return len(left) == 0
 	})
 }
+
+// TestStatusAfterRestart: a node that has just started does not take what it has not heard yet for nothing.
+func TestStatusAfterRestart(t *testing.T) {
+	c := startTown(t, 3)
+	c.create("s")
+	c.kill("a")
+	c.start("a")
+	client, err := cluster.DialFile(c.path("a")) // which asks a first
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	s, err := client.Status(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Nodes) != 3 || len(s.Stores) != 2 {
+		t.Errorf("%s shows %d nodes and %d stores", s.AnsweredBy, len(s.Nodes), len(s.Stores))
+	}
+}

@@ -116,9 +116,34 @@ func (im *image) sortedStores() []*clusterpb.Store {
 	return out
 }
 
+// learned waits until this node's copy of the directory has this node in it: right after a start it has
+// nothing but what was in the state file, until a leader has said what is committed. A caller that need not
+// wait for a leader is sent to somebody else after a while.
+func (n *Node) learned(ctx context.Context) (*image, error) {
+	t := time.NewTimer(askTimeout)
+	defer t.Stop()
+	for {
+		changed := n.imageChanged()
+		im := n.image.Load()
+		if im.nodes[n.id] != nil {
+			return im, nil
+		}
+		select {
+		case <-changed:
+		case <-t.C:
+			return nil, &redirectError{}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
 func (a adminServer) Status(ctx context.Context, _ *clusterpb.StatusRequest) (*clusterpb.StatusResponse, error) {
 	n := a.n
-	im := n.image.Load()
+	im, err := n.learned(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
 	reports := n.askAll(ctx, im)
 	leads := leaders(reports)
 	out := &clusterpb.StatusResponse{Cluster: n.ClusterID(), AnsweredBy: n.id}
