@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/clusterpb"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
@@ -131,8 +133,16 @@ func TestDamagedMember(t *testing.T) {
 func TestManyStores(t *testing.T) {
 	c := startTown(t, 3)
 	const stores = 50
+	var work errgroup.Group
+	work.SetLimit(16)
 	for i := range stores {
-		c.create(fmt.Sprintf("s%d", i))
+		work.Go(func() error {
+			_, err := c.nodes["a"].Admin().CreateStore(within(t), &clusterpb.CreateStoreRequest{Name: fmt.Sprintf("s%d", i)})
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		t.Fatal(err)
 	}
 	for i := range stores {
 		c.put(fmt.Sprintf("s%d", i), "x", "1")
