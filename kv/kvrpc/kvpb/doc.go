@@ -9,4 +9,7 @@
 // on the PATH.
 package kvpb
 
-//go:generate sh -c "protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative *.proto"
+// The files have their path in the repository as a name: a program may have other files that are called
+// kv.proto, as etcd's client does.
+//
+//go:generate sh -c "cd ../../.. && protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative kv/kvrpc/kvpb/*.proto"

@@ -4,7 +4,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: errors.proto
+// source: kv/kvrpc/kvpb/errors.proto
 
 package kvpb
 
@@ -137,11 +137,11 @@ func (x Error_Kind) String() string {
 }
 
 func (Error_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_errors_proto_enumTypes[0].Descriptor()
+	return file_kv_kvrpc_kvpb_errors_proto_enumTypes[0].Descriptor()
 }
 
 func (Error_Kind) Type() protoreflect.EnumType {
-	return &file_errors_proto_enumTypes[0]
+	return &file_kv_kvrpc_kvpb_errors_proto_enumTypes[0]
 }
 
 func (x Error_Kind) Number() protoreflect.EnumNumber {
@@ -150,7 +150,7 @@ func (x Error_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Error_Kind.Descriptor instead.
 func (Error_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_errors_proto_rawDescGZIP(), []int{0, 0}
+	return file_kv_kvrpc_kvpb_errors_proto_rawDescGZIP(), []int{0, 0}
 }
 
 // Error is what went wrong, in fields. A unary RPC that fails has one as a detail of its status; an
@@ -181,7 +181,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_errors_proto_msgTypes[0]
+	mi := &file_kv_kvrpc_kvpb_errors_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +193,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_errors_proto_msgTypes[0]
+	mi := &file_kv_kvrpc_kvpb_errors_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +206,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_errors_proto_rawDescGZIP(), []int{0}
+	return file_kv_kvrpc_kvpb_errors_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *Error) GetKind() Error_Kind {
@@ -314,11 +314,11 @@ func (x *Error) GetMembers() []string {
 	return nil
 }
 
-var File_errors_proto protoreflect.FileDescriptor
+var File_kv_kvrpc_kvpb_errors_proto protoreflect.FileDescriptor
 
-const file_errors_proto_rawDesc = "" +
+const file_kv_kvrpc_kvpb_errors_proto_rawDesc = "" +
 	"\n" +
-	"\ferrors.proto\x12\fgabion.kv.v1\"\xde\x05\n" +
+	"\x1akv/kvrpc/kvpb/errors.proto\x12\fgabion.kv.v1\"\xde\x05\n" +
 	"\x05Error\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.gabion.kv.v1.Error.KindR\x04kind\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -365,24 +365,24 @@ const file_errors_proto_rawDesc = "" +
 	"\x10PROCEDURE_FAILED\x10\x14B*Z(github.com/gabionfs/gabion/kv/kvrpc/kvpbb\x06proto3"
 
 var (
-	file_errors_proto_rawDescOnce sync.Once
-	file_errors_proto_rawDescData []byte
+	file_kv_kvrpc_kvpb_errors_proto_rawDescOnce sync.Once
+	file_kv_kvrpc_kvpb_errors_proto_rawDescData []byte
 )
 
-func file_errors_proto_rawDescGZIP() []byte {
-	file_errors_proto_rawDescOnce.Do(func() {
-		file_errors_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_errors_proto_rawDesc), len(file_errors_proto_rawDesc)))
+func file_kv_kvrpc_kvpb_errors_proto_rawDescGZIP() []byte {
+	file_kv_kvrpc_kvpb_errors_proto_rawDescOnce.Do(func() {
+		file_kv_kvrpc_kvpb_errors_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_kv_kvrpc_kvpb_errors_proto_rawDesc), len(file_kv_kvrpc_kvpb_errors_proto_rawDesc)))
 	})
-	return file_errors_proto_rawDescData
+	return file_kv_kvrpc_kvpb_errors_proto_rawDescData
 }
 
-var file_errors_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_errors_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
-var file_errors_proto_goTypes = []any{
+var file_kv_kvrpc_kvpb_errors_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_kv_kvrpc_kvpb_errors_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_kv_kvrpc_kvpb_errors_proto_goTypes = []any{
 	(Error_Kind)(0), // 0: gabion.kv.v1.Error.Kind
 	(*Error)(nil),   // 1: gabion.kv.v1.Error
 }
-var file_errors_proto_depIdxs = []int32{
+var file_kv_kvrpc_kvpb_errors_proto_depIdxs = []int32{
 	0, // 0: gabion.kv.v1.Error.kind:type_name -> gabion.kv.v1.Error.Kind
 	1, // [1:1] is the sub-list for method output_type
 	1, // [1:1] is the sub-list for method input_type
@@ -391,27 +391,27 @@ var file_errors_proto_depIdxs = []int32{
 	0, // [0:1] is the sub-list for field type_name
 }
 
-func init() { file_errors_proto_init() }
-func file_errors_proto_init() {
-	if File_errors_proto != nil {
+func init() { file_kv_kvrpc_kvpb_errors_proto_init() }
+func file_kv_kvrpc_kvpb_errors_proto_init() {
+	if File_kv_kvrpc_kvpb_errors_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_errors_proto_rawDesc), len(file_errors_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kv_kvrpc_kvpb_errors_proto_rawDesc), len(file_kv_kvrpc_kvpb_errors_proto_rawDesc)),
 			NumEnums:      1,
 			NumMessages:   1,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
-		GoTypes:           file_errors_proto_goTypes,
-		DependencyIndexes: file_errors_proto_depIdxs,
-		EnumInfos:         file_errors_proto_enumTypes,
-		MessageInfos:      file_errors_proto_msgTypes,
+		GoTypes:           file_kv_kvrpc_kvpb_errors_proto_goTypes,
+		DependencyIndexes: file_kv_kvrpc_kvpb_errors_proto_depIdxs,
+		EnumInfos:         file_kv_kvrpc_kvpb_errors_proto_enumTypes,
+		MessageInfos:      file_kv_kvrpc_kvpb_errors_proto_msgTypes,
 	}.Build()
-	File_errors_proto = out.File
-	file_errors_proto_goTypes = nil
-	file_errors_proto_depIdxs = nil
+	File_kv_kvrpc_kvpb_errors_proto = out.File
+	file_kv_kvrpc_kvpb_errors_proto_goTypes = nil
+	file_kv_kvrpc_kvpb_errors_proto_depIdxs = nil
 }

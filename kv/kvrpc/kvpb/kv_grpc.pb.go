@@ -16,7 +16,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             v3.21.12
-// source: kv.proto
+// source: kv/kvrpc/kvpb/kv.proto
 
 package kvpb
 
@@ -614,5 +614,5 @@ var KV_ServiceDesc = grpc.ServiceDesc{
 			ServerStreams: true,
 		},
 	},
-	Metadata: "kv.proto",
+	Metadata: "kv/kvrpc/kvpb/kv.proto",
 }

@@ -4,7 +4,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: session.proto
+// source: kv/kvrpc/kvpb/session.proto
 
 package kvpb
 
@@ -39,7 +39,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_session_proto_msgTypes[0]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -51,7 +51,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[0]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -64,7 +64,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{0}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *SessionRequest) GetRequest() isSessionRequest_Request {
@@ -170,7 +170,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_session_proto_msgTypes[1]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -182,7 +182,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[1]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -195,7 +195,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{1}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *SessionResponse) GetResponse() isSessionResponse_Response {
@@ -321,7 +321,7 @@ type SessionOpen struct {
 
 func (x *SessionOpen) Reset() {
 	*x = SessionOpen{}
-	mi := &file_session_proto_msgTypes[2]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +333,7 @@ func (x *SessionOpen) String() string {
 func (*SessionOpen) ProtoMessage() {}
 
 func (x *SessionOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[2]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +346,7 @@ func (x *SessionOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpen.ProtoReflect.Descriptor instead.
 func (*SessionOpen) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{2}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *SessionOpen) GetStore() string {
@@ -403,7 +403,7 @@ type SessionOpened struct {
 
 func (x *SessionOpened) Reset() {
 	*x = SessionOpened{}
-	mi := &file_session_proto_msgTypes[3]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +415,7 @@ func (x *SessionOpened) String() string {
 func (*SessionOpened) ProtoMessage() {}
 
 func (x *SessionOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[3]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +428,7 @@ func (x *SessionOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
 func (*SessionOpened) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{3}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SessionOpened) GetEpoch() uint64 {
@@ -460,7 +460,7 @@ type SessionBatch struct {
 
 func (x *SessionBatch) Reset() {
 	*x = SessionBatch{}
-	mi := &file_session_proto_msgTypes[4]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +472,7 @@ func (x *SessionBatch) String() string {
 func (*SessionBatch) ProtoMessage() {}
 
 func (x *SessionBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[4]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +485,7 @@ func (x *SessionBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionBatch.ProtoReflect.Descriptor instead.
 func (*SessionBatch) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{4}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SessionBatch) GetNumber() uint64 {
@@ -519,7 +519,7 @@ type SessionDurable struct {
 
 func (x *SessionDurable) Reset() {
 	*x = SessionDurable{}
-	mi := &file_session_proto_msgTypes[5]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +531,7 @@ func (x *SessionDurable) String() string {
 func (*SessionDurable) ProtoMessage() {}
 
 func (x *SessionDurable) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[5]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +544,7 @@ func (x *SessionDurable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionDurable.ProtoReflect.Descriptor instead.
 func (*SessionDurable) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{5}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SessionDurable) GetNumber() uint64 {
@@ -576,7 +576,7 @@ type SessionRead struct {
 
 func (x *SessionRead) Reset() {
 	*x = SessionRead{}
-	mi := &file_session_proto_msgTypes[6]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +588,7 @@ func (x *SessionRead) String() string {
 func (*SessionRead) ProtoMessage() {}
 
 func (x *SessionRead) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[6]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +601,7 @@ func (x *SessionRead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRead.ProtoReflect.Descriptor instead.
 func (*SessionRead) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{6}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionRead) GetId() uint64 {
@@ -670,7 +670,7 @@ type SessionKey struct {
 
 func (x *SessionKey) Reset() {
 	*x = SessionKey{}
-	mi := &file_session_proto_msgTypes[7]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +682,7 @@ func (x *SessionKey) String() string {
 func (*SessionKey) ProtoMessage() {}
 
 func (x *SessionKey) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[7]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +695,7 @@ func (x *SessionKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionKey.ProtoReflect.Descriptor instead.
 func (*SessionKey) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{7}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SessionKey) GetKeyspace() []byte {
@@ -727,7 +727,7 @@ type SessionRows struct {
 
 func (x *SessionRows) Reset() {
 	*x = SessionRows{}
-	mi := &file_session_proto_msgTypes[8]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +739,7 @@ func (x *SessionRows) String() string {
 func (*SessionRows) ProtoMessage() {}
 
 func (x *SessionRows) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[8]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +752,7 @@ func (x *SessionRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRows.ProtoReflect.Descriptor instead.
 func (*SessionRows) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{8}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SessionRows) GetId() uint64 {
@@ -801,7 +801,7 @@ type SessionRow struct {
 
 func (x *SessionRow) Reset() {
 	*x = SessionRow{}
-	mi := &file_session_proto_msgTypes[9]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +813,7 @@ func (x *SessionRow) String() string {
 func (*SessionRow) ProtoMessage() {}
 
 func (x *SessionRow) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[9]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +826,7 @@ func (x *SessionRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRow.ProtoReflect.Descriptor instead.
 func (*SessionRow) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{9}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SessionRow) GetKey() []byte {
@@ -859,7 +859,7 @@ type SessionRenew struct {
 
 func (x *SessionRenew) Reset() {
 	*x = SessionRenew{}
-	mi := &file_session_proto_msgTypes[10]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +871,7 @@ func (x *SessionRenew) String() string {
 func (*SessionRenew) ProtoMessage() {}
 
 func (x *SessionRenew) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[10]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +884,7 @@ func (x *SessionRenew) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRenew.ProtoReflect.Descriptor instead.
 func (*SessionRenew) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{10}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SessionRenew) GetId() uint64 {
@@ -905,7 +905,7 @@ type SessionRenewed struct {
 
 func (x *SessionRenewed) Reset() {
 	*x = SessionRenewed{}
-	mi := &file_session_proto_msgTypes[11]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +917,7 @@ func (x *SessionRenewed) String() string {
 func (*SessionRenewed) ProtoMessage() {}
 
 func (x *SessionRenewed) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[11]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +930,7 @@ func (x *SessionRenewed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRenewed.ProtoReflect.Descriptor instead.
 func (*SessionRenewed) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{11}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SessionRenewed) GetId() uint64 {
@@ -949,7 +949,7 @@ type SessionRelease struct {
 
 func (x *SessionRelease) Reset() {
 	*x = SessionRelease{}
-	mi := &file_session_proto_msgTypes[12]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +961,7 @@ func (x *SessionRelease) String() string {
 func (*SessionRelease) ProtoMessage() {}
 
 func (x *SessionRelease) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[12]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +974,7 @@ func (x *SessionRelease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRelease.ProtoReflect.Descriptor instead.
 func (*SessionRelease) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{12}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{12}
 }
 
 type SessionReleased struct {
@@ -985,7 +985,7 @@ type SessionReleased struct {
 
 func (x *SessionReleased) Reset() {
 	*x = SessionReleased{}
-	mi := &file_session_proto_msgTypes[13]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +997,7 @@ func (x *SessionReleased) String() string {
 func (*SessionReleased) ProtoMessage() {}
 
 func (x *SessionReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[13]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1010,7 @@ func (x *SessionReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionReleased.ProtoReflect.Descriptor instead.
 func (*SessionReleased) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{13}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{13}
 }
 
 type SessionFailed struct {
@@ -1023,7 +1023,7 @@ type SessionFailed struct {
 
 func (x *SessionFailed) Reset() {
 	*x = SessionFailed{}
-	mi := &file_session_proto_msgTypes[14]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1035,7 @@ func (x *SessionFailed) String() string {
 func (*SessionFailed) ProtoMessage() {}
 
 func (x *SessionFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_session_proto_msgTypes[14]
+	mi := &file_kv_kvrpc_kvpb_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1048,7 @@ func (x *SessionFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionFailed.ProtoReflect.Descriptor instead.
 func (*SessionFailed) Descriptor() ([]byte, []int) {
-	return file_session_proto_rawDescGZIP(), []int{14}
+	return file_kv_kvrpc_kvpb_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SessionFailed) GetId() uint64 {
@@ -1065,11 +1065,11 @@ func (x *SessionFailed) GetError() *Error {
 	return nil
 }
 
-var File_session_proto protoreflect.FileDescriptor
+var File_kv_kvrpc_kvpb_session_proto protoreflect.FileDescriptor
 
-const file_session_proto_rawDesc = "" +
+const file_kv_kvrpc_kvpb_session_proto_rawDesc = "" +
 	"\n" +
-	"\rsession.proto\x12\fgabion.kv.v1\x1a\ferrors.proto\"\x9f\x02\n" +
+	"\x1bkv/kvrpc/kvpb/session.proto\x12\fgabion.kv.v1\x1a\x1akv/kvrpc/kvpb/errors.proto\"\x9f\x02\n" +
 	"\x0eSessionRequest\x12/\n" +
 	"\x04open\x18\x01 \x01(\v2\x19.gabion.kv.v1.SessionOpenH\x00R\x04open\x122\n" +
 	"\x05batch\x18\x02 \x01(\v2\x1a.gabion.kv.v1.SessionBatchH\x00R\x05batch\x12/\n" +
@@ -1139,19 +1139,19 @@ const file_session_proto_rawDesc = "" +
 	"\x06Attach\x12\x1c.gabion.kv.v1.SessionRequest\x1a\x1d.gabion.kv.v1.SessionResponse(\x010\x01B*Z(github.com/gabionfs/gabion/kv/kvrpc/kvpbb\x06proto3"
 
 var (
-	file_session_proto_rawDescOnce sync.Once
-	file_session_proto_rawDescData []byte
+	file_kv_kvrpc_kvpb_session_proto_rawDescOnce sync.Once
+	file_kv_kvrpc_kvpb_session_proto_rawDescData []byte
 )
 
-func file_session_proto_rawDescGZIP() []byte {
-	file_session_proto_rawDescOnce.Do(func() {
-		file_session_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_session_proto_rawDesc), len(file_session_proto_rawDesc)))
+func file_kv_kvrpc_kvpb_session_proto_rawDescGZIP() []byte {
+	file_kv_kvrpc_kvpb_session_proto_rawDescOnce.Do(func() {
+		file_kv_kvrpc_kvpb_session_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_kv_kvrpc_kvpb_session_proto_rawDesc), len(file_kv_kvrpc_kvpb_session_proto_rawDesc)))
 	})
-	return file_session_proto_rawDescData
+	return file_kv_kvrpc_kvpb_session_proto_rawDescData
 }
 
-var file_session_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
-var file_session_proto_goTypes = []any{
+var file_kv_kvrpc_kvpb_session_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_kv_kvrpc_kvpb_session_proto_goTypes = []any{
 	(*SessionRequest)(nil),  // 0: gabion.kv.v1.SessionRequest
 	(*SessionResponse)(nil), // 1: gabion.kv.v1.SessionResponse
 	(*SessionOpen)(nil),     // 2: gabion.kv.v1.SessionOpen
@@ -1169,7 +1169,7 @@ var file_session_proto_goTypes = []any{
 	(*SessionFailed)(nil),   // 14: gabion.kv.v1.SessionFailed
 	(*Error)(nil),           // 15: gabion.kv.v1.Error
 }
-var file_session_proto_depIdxs = []int32{
+var file_kv_kvrpc_kvpb_session_proto_depIdxs = []int32{
 	2,  // 0: gabion.kv.v1.SessionRequest.open:type_name -> gabion.kv.v1.SessionOpen
 	4,  // 1: gabion.kv.v1.SessionRequest.batch:type_name -> gabion.kv.v1.SessionBatch
 	6,  // 2: gabion.kv.v1.SessionRequest.read:type_name -> gabion.kv.v1.SessionRead
@@ -1193,20 +1193,20 @@ var file_session_proto_depIdxs = []int32{
 	0,  // [0:14] is the sub-list for field type_name
 }
 
-func init() { file_session_proto_init() }
-func file_session_proto_init() {
-	if File_session_proto != nil {
+func init() { file_kv_kvrpc_kvpb_session_proto_init() }
+func file_kv_kvrpc_kvpb_session_proto_init() {
+	if File_kv_kvrpc_kvpb_session_proto != nil {
 		return
 	}
-	file_errors_proto_init()
-	file_session_proto_msgTypes[0].OneofWrappers = []any{
+	file_kv_kvrpc_kvpb_errors_proto_init()
+	file_kv_kvrpc_kvpb_session_proto_msgTypes[0].OneofWrappers = []any{
 		(*SessionRequest_Open)(nil),
 		(*SessionRequest_Batch)(nil),
 		(*SessionRequest_Read)(nil),
 		(*SessionRequest_Renew)(nil),
 		(*SessionRequest_Release)(nil),
 	}
-	file_session_proto_msgTypes[1].OneofWrappers = []any{
+	file_kv_kvrpc_kvpb_session_proto_msgTypes[1].OneofWrappers = []any{
 		(*SessionResponse_Opened)(nil),
 		(*SessionResponse_Durable)(nil),
 		(*SessionResponse_Rows)(nil),
@@ -1218,17 +1218,17 @@ func file_session_proto_init() {
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_session_proto_rawDesc), len(file_session_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kv_kvrpc_kvpb_session_proto_rawDesc), len(file_kv_kvrpc_kvpb_session_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
-		GoTypes:           file_session_proto_goTypes,
-		DependencyIndexes: file_session_proto_depIdxs,
-		MessageInfos:      file_session_proto_msgTypes,
+		GoTypes:           file_kv_kvrpc_kvpb_session_proto_goTypes,
+		DependencyIndexes: file_kv_kvrpc_kvpb_session_proto_depIdxs,
+		MessageInfos:      file_kv_kvrpc_kvpb_session_proto_msgTypes,
 	}.Build()
-	File_session_proto = out.File
-	file_session_proto_goTypes = nil
-	file_session_proto_depIdxs = nil
+	File_kv_kvrpc_kvpb_session_proto = out.File
+	file_kv_kvrpc_kvpb_session_proto_goTypes = nil
+	file_kv_kvrpc_kvpb_session_proto_depIdxs = nil
 }

@@ -4,7 +4,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             v3.21.12
-// source: session.proto
+// source: kv/kvrpc/kvpb/session.proto
 
 package kvpb
 
@@ -129,5 +129,5 @@ var Session_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
-	Metadata: "session.proto",
+	Metadata: "kv/kvrpc/kvpb/session.proto",
 }
