@@ -237,13 +237,52 @@ func (r *rig) leader() int {
 	return found
 }
 
-func (r *rig) client() *kvrpc.Client {
-	r.t.Helper()
-	var addrs []string
-	for _, n := range r.nodes {
-		addrs = append(addrs, n.addr)
+// tap is a client's way to all members, which can be cut.
+type tap struct {
+	mu    sync.Mutex
+	off   bool
+	conns map[net.Conn]bool
+}
+
+func (p *tap) dial(ctx context.Context, addr string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
 	}
-	c, err := kvrpc.Dial(context.Background(), kvrpc.ClientOptions{Addrs: addrs})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.off {
+		c.Close()
+		return nil, errors.New("cut off")
+	}
+	p.conns[c] = true
+	return c, nil
+}
+
+func (p *tap) cut(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.off = yes
+	if yes {
+		for c := range p.conns {
+			c.Close()
+		}
+		clear(p.conns)
+	}
+}
+
+func (r *rig) client() *kvrpc.Client { return r.clientOver(nil) }
+
+func (r *rig) clientOver(p *tap) *kvrpc.Client {
+	r.t.Helper()
+	o := kvrpc.ClientOptions{}
+	for _, n := range r.nodes {
+		o.Addrs = append(o.Addrs, n.addr)
+	}
+	if p != nil {
+		o.DialContext = p.dial
+	}
+	c, err := kvrpc.Dial(context.Background(), o)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -261,14 +300,27 @@ func (r *rig) session(o kvsession.Options) *kvsession.Session {
 	return s
 }
 
-func (r *rig) open(o kvsession.Options) (*kvsession.Session, error) {
+// tapped opens a session over a line of its own.
+func (r *rig) tapped(o kvsession.Options) (*kvsession.Session, *tap) {
+	r.t.Helper()
+	p := &tap{conns: map[net.Conn]bool{}}
+	s, err := r.openOver(r.clientOver(p), o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s, p
+}
+
+func (r *rig) open(o kvsession.Options) (*kvsession.Session, error) { return r.openOver(r.client(), o) }
+
+func (r *rig) openOver(c *kvrpc.Client, o kvsession.Options) (*kvsession.Session, error) {
 	r.t.Helper()
 	if o.Owner == "" {
 		o.Owner = "o"
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	s, err := kvsession.Open(ctx, r.client(), "s", o)
+	s, err := kvsession.Open(ctx, c, "s", o)
 	if err == nil {
 		r.t.Cleanup(func() {
 			if err := s.Close(); err != nil && !errors.Is(err, kv.ErrClosed) && !errors.Is(err, kv.ErrFenced) {
