@@ -142,25 +142,36 @@ func (f *fake) session(_ context.Context, counter int, min uint64) (seen, error)
 	for s.index < min && !f.errs("session goes back") {
 		s = f.past()
 	}
-	out := seen{value: s.counts[counter], index: s.index}
+	out := seen{value: s.counts[counter], index: s.index, shown: s.index}
 	if f.mistake == "session goes back" {
 		out.index = max(out.index, min) // it lies about it
+		out.shown = out.index
 	}
 	return out, nil
 }
 
-func (f *fake) past() fakeState { return f.history[max(0, len(f.history)-1-f.r.IntN(20))] }
+func (f *fake) past() fakeState { return f.history[max(0, len(f.history)-1-f.r.IntN(60))] }
 
 func (f *fake) stale(_ context.Context, counter int) (seen, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.past()
-	out := seen{value: s.counts[counter], index: s.index, age: time.Since(s.at)}
+	out := seen{value: s.counts[counter], index: s.index, shown: s.index, age: time.Since(s.at)}
 	if f.errs("false age") {
 		out.age = 0
 	}
 	if f.errs("value of the future") {
 		out.value += 1000
+	}
+	return out, nil
+}
+
+func (f *fake) strong(_ context.Context, counter int) (seen, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := seen{value: f.counts[counter], index: f.index, shown: f.index}
+	if f.mistake == "index too low" {
+		out.shown = 0
 	}
 	return out, nil
 }
@@ -177,6 +188,7 @@ func TestChecks(t *testing.T) {
 		"applied twice":         "not linearizable",
 		"failed but happened":   "not linearizable",
 		"session goes back":     "was written at index",
+		"index too low":         "the session had seen",
 		"lost count":            "was written at index",
 		"false age":             "was acknowledged at",
 		"failed count happened": "nobody had written that",
@@ -190,7 +202,7 @@ func TestChecks(t *testing.T) {
 				open: func(int) (database, error) { return f, nil }}
 			stop := make(chan struct{})
 			go func() {
-				for w.rec.size() < 1500 {
+				for w.rec.size() < 2500 {
 					time.Sleep(time.Millisecond)
 				}
 				close(stop)

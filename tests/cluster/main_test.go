@@ -7,5 +7,5 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	harness.Main(m, map[string]harness.Role{})
+	harness.Main(m, roles)
 }

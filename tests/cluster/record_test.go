@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -22,7 +23,16 @@ type count struct {
 	call, ret time.Duration
 }
 
-// A glance is a read of a counter that is not linearizable.
+// glanceKind is how a counter is read.
+type glanceKind uint8
+
+const (
+	glanceSession glanceKind = iota
+	glanceStale
+	glanceStrong // linearizable
+)
+
+// A glance is a read of a counter.
 type glance struct {
 	session   int // of its client
 	counter   int
@@ -31,9 +41,9 @@ type glance struct {
 	index     uint64 // that the answer claims to show at least
 	call, ret time.Duration
 
-	stale bool
-	min   uint64        // session read: the index that was asked for
-	age   time.Duration // stale read: what it claims
+	kind glanceKind
+	min  uint64        // session read: the index that was asked for
+	age  time.Duration // stale read: what it claims; 0 of a linearizable one
 }
 
 // record is what the clients of a history saw. Times are since its beginning, on the one monotonic clock of the
@@ -49,12 +59,15 @@ type record struct {
 	unknown int
 	nextID  int // for operations whose client went on without an answer
 	faults  []string
+	why     map[string]int // errors of failed operations, without their numbers
 }
 
 // firstLostClient is where the numbers of clients begin that stand for unknown outcomes.
 const firstLostClient = 1000
 
-func newRecord() *record { return &record{began: time.Now(), nextID: firstLostClient} }
+func newRecord() *record {
+	return &record{began: time.Now(), nextID: firstLostClient, why: map[string]int{}}
+}
 
 func (r *record) now() time.Duration { return time.Since(r.began) }
 
@@ -89,11 +102,14 @@ func (r *record) glance(g glance) {
 	r.glances = append(r.glances, g)
 }
 
-func (r *record) fail() {
+func (r *record) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failed++
+	r.why[digits.ReplaceAllString(err.Error(), "#")]++
 }
+
+var digits = regexp.MustCompile("[0-9]+")
 
 // fault notes what a nemesis did.
 func (r *record) fault(format string, args ...any) {
@@ -146,8 +162,11 @@ func (r *record) checkGlances() []string {
 	var wrong []string
 	say := func(g glance, format string, args ...any) {
 		kind := fmt.Sprintf("session read (min index %d)", g.min)
-		if g.stale {
+		switch g.kind {
+		case glanceStale:
 			kind = fmt.Sprintf("stale read (age %v)", g.age)
+		case glanceStrong:
+			kind = "linearizable read"
 		}
 		wrong = append(wrong, fmt.Sprintf("client %d, %s of counter %d at %s from %.3f to %.3f: %d at index %d: ",
 			g.session, kind, g.counter, g.member, g.call.Seconds(), g.ret.Seconds(), g.value, g.index)+fmt.Sprintf(format, args...))
@@ -164,14 +183,14 @@ func (r *record) checkGlances() []string {
 			case w.ret == never || w.value <= g.value:
 			case w.index != 0 && w.index <= g.index:
 				say(g, "but %d was written at index %d", w.value, w.index)
-			case g.stale && g.age >= 0 && w.ret < g.call-g.age:
+			case g.kind != glanceSession && w.ret < g.call-g.age:
 				say(g, "but %d was acknowledged at %.3f", w.value, w.ret.Seconds())
 			}
 		}
 		if !found {
 			say(g, "nobody had written that")
 		}
-		if !g.stale && g.index < g.min {
+		if g.index < g.min {
 			say(g, "the index is too low")
 		}
 	}
@@ -184,28 +203,33 @@ func (r *record) checkGlances() []string {
 func (r *record) checkSessions(say func(g glance, format string, args ...any)) {
 	type at struct{ session, counter int }
 	seen := map[at]int64{}
+	by := map[at]string{}
 	type event struct {
 		at
 		value int64
 		time  time.Duration
 		g     *glance
+		index uint64
+		how   string
 	}
 	var events []event
 	for i := range r.glances {
-		if g := &r.glances[i]; !g.stale {
-			events = append(events, event{at{g.session, g.counter}, g.value, g.ret, g})
+		if g := &r.glances[i]; g.kind != glanceStale {
+			events = append(events, event{at{g.session, g.counter}, g.value, g.ret, g, g.index, fmt.Sprintf("a read of kind %d at %s", g.kind, g.member)})
 		}
 	}
 	for _, c := range r.counts {
 		if c.ret != never && c.index != 0 {
-			events = append(events, event{at{c.counter, c.counter}, c.value, c.ret, nil})
+			events = append(events, event{at{c.counter, c.counter}, c.value, c.ret, nil, c.index, "its own write"})
 		}
 	}
 	slices.SortFunc(events, func(a, b event) int { return cmp.Compare(a.time, b.time) })
 	for _, e := range events {
 		if e.g != nil && e.value < seen[e.at] {
-			say(*e.g, "the session had seen %d", seen[e.at])
+			say(*e.g, "the session had seen %d %s", seen[e.at], by[e.at])
 		}
-		seen[e.at] = max(seen[e.at], e.value)
+		if e.value > seen[e.at] {
+			seen[e.at], by[e.at] = e.value, fmt.Sprintf("at index %d, at %.3f, by %s", e.index, e.time.Seconds(), e.how)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -18,17 +19,20 @@ type database interface {
 	do(ctx context.Context, in input) (output, error)
 	// count sets a counter and returns the write's index.
 	count(ctx context.Context, counter int, value int64) (uint64, error)
-	// session reads a counter at some member, at least as of an index, and returns what index it shows.
+	// session reads a counter at some member, at least as of an index.
 	session(ctx context.Context, counter int, min uint64) (seen, error)
 	// stale reads a counter at some member.
 	stale(ctx context.Context, counter int) (seen, error)
+	// strong reads a counter linearizably.
+	strong(ctx context.Context, counter int) (seen, error)
 	close()
 }
 
 // seen is the answer to a read that is not linearizable.
 type seen struct {
 	value  int64
-	index  uint64
+	index  uint64 // everything up to it is shown
+	shown  uint64 // nothing after it is shown
 	age    time.Duration
 	member string
 }
@@ -116,10 +120,12 @@ func (c *client) act() {
 		c.register()
 	case p < 15:
 		c.count()
+	case p < 17:
+		c.look(glanceSession)
 	case p < 18:
-		c.look(false)
+		c.look(glanceStrong)
 	default:
-		c.look(true)
+		c.look(glanceStale)
 	}
 }
 
@@ -156,7 +162,7 @@ func (c *client) apply(in input) {
 	case !in.Kind.reads() && errors.Is(err, kv.ErrUnknownOutcome):
 		out = output{Unknown: true}
 	default:
-		c.w.rec.fail()
+		c.w.rec.fail(err)
 		return
 	}
 	c.w.rec.op(c.n, call, in, out)
@@ -191,7 +197,7 @@ func (c *client) count() {
 	w.index, err = c.db.count(ctx, w.counter, w.value)
 	unknown := errors.Is(err, kv.ErrUnknownOutcome)
 	if err != nil && !unknown {
-		c.w.rec.fail()
+		c.w.rec.fail(err)
 		return
 	}
 	c.w.rec.count(w, unknown)
@@ -200,26 +206,30 @@ func (c *client) count() {
 	}
 }
 
-// look reads some counter, within the session or stale.
-func (c *client) look(stale bool) {
+// look reads some counter.
+func (c *client) look(kind glanceKind) {
 	ctx, cancel := context.WithTimeout(context.Background(), opLimit)
 	defer cancel()
-	g := glance{session: c.n, counter: c.r.IntN(c.w.clients), stale: stale, min: c.min, call: c.w.rec.now()}
+	g := glance{session: c.n, counter: c.r.IntN(c.w.clients), kind: kind, call: c.w.rec.now()}
 	var s seen
 	var err error
-	if stale {
+	switch kind {
+	case glanceStale:
 		s, err = c.db.stale(ctx, g.counter)
-	} else {
+	case glanceStrong:
+		s, err = c.db.strong(ctx, g.counter)
+	default:
+		g.min = c.min
 		s, err = c.db.session(ctx, g.counter, c.min)
 	}
 	if err != nil {
-		c.w.rec.fail()
+		c.w.rec.fail(err)
 		return
 	}
 	g.value, g.index, g.age, g.member = s.value, s.index, s.age, s.member
 	c.w.rec.glance(g)
-	if !stale {
-		c.min = max(c.min, s.index)
+	if kind != glanceStale {
+		c.min = max(c.min, s.shown)
 	}
 }
 
@@ -251,11 +261,11 @@ func (c *client) insist(in input) error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return err
+			return fmt.Errorf("no answer from a cluster without faults: %w", err)
 		}
 		time.Sleep(50 * time.Millisecond) // between two requests to a cluster that recovers
 	}
 }
 
 // patience is how long a healed cluster may take to do what is asked of it.
-const patience = 90 * time.Second
+const patience = 20 * time.Second

@@ -44,12 +44,10 @@ func (b *buffer) String() string {
 // GoRole starts a child that plays a role. It is killed at the end of the test at the latest.
 func GoRole(t testing.TB, name string, args ...string) *Child {
 	t.Helper()
-	self, err := os.Executable()
+	cmd, err := RoleCommand(name, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), roleVar+"="+name)
 	return Go(t, "role "+name, cmd)
 }
 
@@ -62,6 +60,23 @@ func GoShell(t testing.TB, script string, args ...string) *Child {
 // Go starts a child. Its output and error output are collected together.
 func Go(t testing.TB, name string, cmd *exec.Cmd) *Child {
 	t.Helper()
+	return GoBy(t, name, cmd, (*exec.Cmd).Start)
+}
+
+// RoleCommand returns the command that Go starts for a role.
+func RoleCommand(name string, args ...string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), roleVar+"="+name)
+	return cmd, nil
+}
+
+// GoBy is Go for a child that start starts, on another host of a network perhaps.
+func GoBy(t testing.TB, name string, cmd *exec.Cmd, start func(*exec.Cmd) error) *Child {
+	t.Helper()
 	c := &Child{Name: name, cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &c.out, &c.out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
@@ -70,7 +85,7 @@ func Go(t testing.TB, name string, cmd *exec.Cmd) *Child {
 	if c.in, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -90,6 +105,9 @@ func Go(t testing.TB, name string, cmd *exec.Cmd) *Child {
 
 // Kill kills the child and what it started.
 func (c *Child) Kill() { _ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL) }
+
+// Signal sends a signal to the child and what it started.
+func (c *Child) Signal(s syscall.Signal) { _ = syscall.Kill(-c.cmd.Process.Pid, s) }
 
 // Tell closes the child's standard input, which asks a role to come to its end.
 func (c *Child) Tell() { _ = c.in.Close() }
