@@ -232,7 +232,7 @@ func (l *link) wait(ctx context.Context, c *call) error {
 	l.mu.Lock()
 	if _, waiting := l.calls[c.id]; waiting {
 		delete(l.calls, c.id)
-		c.sent = c.id <= l.taken
+		c.sent = true // or will be: it is in the outbox
 		l.mu.Unlock()
 		return ctx.Err()
 	}

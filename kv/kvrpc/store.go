@@ -76,10 +76,20 @@ func (p *Page) Next(r kv.Range) kv.Range {
 		if r.Reverse {
 			r.To = last
 		} else {
-			r.From = append(append(make([]byte, 0, len(last)+1), last...), 0)
+			r.From = after(last)
 		}
 	}
 	return r
+}
+
+// after returns the first key behind key.
+func after(key []byte) []byte {
+	if len(key) >= kv.MaxKey { // a longer one does not exist
+		if r := kv.Prefix(key); r.To != nil {
+			return r.To
+		}
+	}
+	return append(append(make([]byte, 0, len(key)+1), key...), 0)
 }
 
 // CountResult is what Count found.

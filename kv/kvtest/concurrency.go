@@ -154,8 +154,9 @@ func testTransfers(t *testing.T, f *fixture) {
 	for _, l := range []kv.Level{kv.Linearizable, kv.Pending, kv.Stale} {
 		watchers.Go(func() {
 			for ctx.Err() == nil {
-				sum, n := 0, 0
+				var sum, n int
 				err := f.View(f.ctx, l, func(r kv.Reader) error {
+					sum, n = 0, 0
 					for _, ks := range []kv.Keyspace{"left", "right"} {
 						if err := r.Range(ks, kv.Range{}, func(_, v []byte) bool { sum += int(v[0]); n++; return true }); err != nil {
 							return err
