@@ -20,6 +20,9 @@ const (
 	batchFiles = 1024
 	// commitFiles bounds the generations in one transaction: others wait while it is evaluated.
 	commitFiles = 48
+	// maxPause is how long what failed is left alone at most when nobody asks for it: each attempt may cost as
+	// much as a success.
+	maxPause = 5 * time.Second
 )
 
 // flusher takes frozen generations to the disks.
@@ -31,6 +34,8 @@ type flusher struct {
 	mu      sync.Mutex
 	queue   []*generation
 	retry   []*generation // failed; queued again by the timer or by somebody who waits
+	pause   time.Duration // of the timer; 0 while nothing fails
+	resume  time.Time     // when the timer may try again
 	flights sync.WaitGroup
 }
 
@@ -64,6 +69,30 @@ func (x *flusher) hurry() {
 	poke(x.wake)
 }
 
+// due is hurry by the timer, which leaves what fails again and again alone for longer and longer.
+func (x *flusher) due() {
+	x.mu.Lock()
+	due := len(x.retry) > 0 && !time.Now().Before(x.resume)
+	x.mu.Unlock()
+	if due {
+		x.hurry()
+	}
+}
+
+// backOff sets the pause after an attempt. Called with x.mu.
+func (x *flusher) backOff(err error) {
+	if err == nil {
+		x.pause, x.resume = 0, time.Time{}
+		return
+	}
+	now := time.Now()
+	if now.Before(x.resume) {
+		return // of the same crowd
+	}
+	x.pause = min(max(2*x.pause, x.s.flushAfter/4), maxPause)
+	x.resume = now.Add(x.pause)
+}
+
 // run freezes files that have been dirty for a while, and starts a flight for what is frozen.
 func (x *flusher) run(ctx context.Context) {
 	tick := time.NewTicker(x.s.flushAfter / 4)
@@ -76,7 +105,7 @@ func (x *flusher) run(ctx context.Context) {
 		case <-x.wake:
 		case <-tick.C:
 			x.s.freezeOld()
-			x.hurry()
+			x.due()
 		}
 		for {
 			batch := x.next()
@@ -141,7 +170,11 @@ func (x *flusher) try(ctx context.Context, attempt uint64, batch []*generation) 
 		for _, g := range group {
 			g.f.committed(g)
 		}
-		x.s.budget.result(attempt, nil)
+		if x.s.budget.result(attempt, nil) {
+			x.mu.Lock()
+			x.backOff(nil)
+			x.mu.Unlock()
+		}
 		batch = batch[len(group):]
 	}
 	return batch, err
@@ -168,6 +201,7 @@ func (x *flusher) precede(ctx context.Context, group []*generation) error {
 func (x *flusher) fail(ctx context.Context, attempt uint64, batch []*generation, err error) {
 	x.mu.Lock()
 	x.retry = append(x.retry, batch...)
+	x.backOff(err)
 	// Told under the lock, so that who hears of it finds them in the queue.
 	news := x.s.budget.result(attempt, err)
 	x.mu.Unlock()

@@ -31,7 +31,7 @@ func TestFlippedByte(t *testing.T) {
 			want := g.Sum(g.Path("tree"), sumLimit)
 			// Damage to the very last write cannot be told from a torn one until something was written behind
 			// it, which the log of the key-value store sees to after a quarter of a second.
-			time.Sleep(2 * time.Second)
+			time.Sleep(4 * time.Second)
 			if end == "stopped" {
 				g.Stop()
 			} else {
@@ -39,7 +39,7 @@ func TestFlippedByte(t *testing.T) {
 			}
 			kinds := filesByKind(t, g.Data)
 			for _, kind := range slices.Sorted(maps.Keys(kinds)) {
-				for i := range harness.Scale(3, 60) {
+				for i := range harness.Scale(2, 60) {
 					t.Run(fmt.Sprint(kind, "#", i), func(t *testing.T) {
 						flipOne(t, r, g.Data, kinds[kind], want)
 					})
