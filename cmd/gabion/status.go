@@ -78,7 +78,11 @@ func (e *env) printStatus(s control.Status) error {
 	if r := s.KV.Remote; r != nil {
 		row("kv", "store %s of cluster %s, %s pending, %s cached", r.Store, r.Cluster, size(s.KV.PendingBytes), size(s.KV.RecentBytes))
 		for _, m := range r.Members {
-			row("", "%s at %s: %s, log index %d, lag %d", m.Node, m.Address, orDown(m.Role), m.Applied, m.Lag)
+			if m.Role == "" {
+				row("", "%s at %s: down", m.Node, m.Address)
+				continue
+			}
+			row("", "%s at %s: %s, log index %d, lag %d", m.Node, m.Address, m.Role, m.Applied, m.Lag)
 		}
 	} else {
 		row("kv", "%s, log index %d (%d in the state file), %s pending, %s recent, %s state, %s log", member(s.KV),
@@ -120,13 +124,6 @@ func member(k control.KV) string {
 		return fmt.Sprintf("leader in term %d", k.Term)
 	}
 	return fmt.Sprintf("follower in term %d", k.Term)
-}
-
-func orDown(role string) string {
-	if role == "" {
-		return "down"
-	}
-	return role
 }
 
 func orDash(s string) string {

@@ -27,6 +27,7 @@ import (
 	"github.com/gabionfs/gabion/cmd/internal/node"
 	"github.com/gabionfs/gabion/dav"
 	"github.com/gabionfs/gabion/fs/mount"
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/objstore"
 )
@@ -100,7 +101,12 @@ func Run(ctx context.Context, o Options) error {
 		r.log.Info("stopped while starting")
 		err = nil
 	}
-	return errors.Join(err, r.stop())
+	stopped := r.stop()
+	if errors.Is(err, kv.ErrFenced) && errors.Is(stopped, kv.ErrFenced) {
+		r.log.Info("stopped without the store", "err", stopped)
+		stopped = nil // it follows from what ended us
+	}
+	return errors.Join(err, stopped)
 }
 
 // watchSignals cancels at the first signal and exits at the second.

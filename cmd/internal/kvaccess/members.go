@@ -76,10 +76,22 @@ func (r remote) Members(ctx context.Context) ([]Member, error) {
 		st, err := r.s.StatusAt(ask, p.address)
 		out[i] = member(p, st)
 		if err != nil {
-			out[i].Error = err.Error()
+			out[i].Error = silence(err)
 		}
 	})
 	return out, nil
+}
+
+// silence says why a member does not answer, without the layers that the error came through.
+func silence(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "it does not answer"
+	}
+	s := err.Error()
+	if i := strings.LastIndex(s, "desc = "); i >= 0 {
+		s = strings.Trim(s[i+len("desc = "):], `"`)
+	}
+	return strings.TrimPrefix(s, "transport: Error while dialing: ")
 }
 
 func member(p place, st *kvpb.StatusResponse) Member {
@@ -114,12 +126,12 @@ func (r remote) Ping(ctx context.Context) ([]Pong, error) {
 		defer cancel()
 		out[i] = Pong{Node: p.node, Address: p.address}
 		if _, err := r.c.Ping(ask, p.address); err != nil { // connects
-			out[i].Error = err.Error()
+			out[i].Error = silence(err)
 			return
 		}
 		begin := time.Now()
 		if _, err := r.c.Ping(ask, p.address); err != nil {
-			out[i].Error = err.Error()
+			out[i].Error = silence(err)
 		}
 		out[i].Took = time.Since(begin)
 	})
@@ -141,7 +153,7 @@ func (r remote) Verify(ctx context.Context) ([]Sum, error) {
 	each(places, func(i int, p place) {
 		out[i] = Sum{Node: p.node}
 		if err := r.sum(ctx, p.address, id, &out[i]); err != nil {
-			out[i].Error = err.Error()
+			out[i].Error = silence(err)
 		}
 	})
 	return out, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/gabionfs/gabion/cmd/internal/kvaccess"
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/backup"
+	"github.com/gabionfs/gabion/kv/kvrpc"
 )
 
 // claim is the row of a store of a cluster that says which data directory's filesystem it holds. The
@@ -34,11 +35,8 @@ func readClaim(ctx context.Context, s kv.Store) (c *claim, err error) {
 		if err != nil {
 			return err
 		}
-		c = &claim{}
-		if err := json.Unmarshal(raw, c); err != nil {
-			return &kv.CorruptError{What: "the row that says whose filesystem the store holds", Err: err}
-		}
-		return nil
+		c, err = parseClaim(raw)
+		return err
 	})
 	return c, err
 }
@@ -54,12 +52,45 @@ func writeClaim(ctx context.Context, s kv.Store, c claim) error {
 	})
 }
 
-// claimStore makes sure that the store is the one of d's filesystem, or a new one. What a creation that
-// was cut off left there is removed. A data directory that is being created around disks that were moved
-// here takes over the filesystem that they belong to; existing says so.
+// fits refuses a store that is not d's and not free. existing says that its filesystem is complete, though
+// d is being created: a data directory that is made around disks that were moved here takes over the
+// filesystem that they belong to.
 //
 // The data directory is marked as ready before the row is: a row that is not ready never belongs to a
 // filesystem that was used.
+func (old *claim) fits(c *datadir.Config) (existing bool, err error) {
+	switch {
+	case old != nil && old.State == datadir.Ready && old.Disks != c.Cluster:
+		return false, fmt.Errorf("store %s holds the filesystem of another data directory, %s: run that one, or make another store with `gabion cluster store create NAME`; if its machine is lost and its disks are here, give all of them with --asd", c.Remote.Store, old.Owner)
+	case c.State != datadir.Creating && (old == nil || old.Disks != c.Cluster):
+		return false, fmt.Errorf("store %s holds no filesystem any more: it was deleted and made anew; restore a backup of it, with `gabion kv restore`", c.Remote.Store)
+	}
+	return c.State != datadir.Creating || old != nil && old.State == datadir.Ready, nil
+}
+
+// peekClaim reads the row without taking the store, so that a store that does not fit is not taken from
+// whoever uses it.
+func peekClaim(ctx context.Context, s *kvrpc.Store) (*claim, error) {
+	raw, err := s.Get(ctx, kvaccess.VolumeKeyspace, kvaccess.VolumeKey, kvrpc.ReadOptions{})
+	if errors.Is(err, kv.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseClaim(raw)
+}
+
+func parseClaim(raw []byte) (*claim, error) {
+	c := &claim{}
+	if err := json.Unmarshal(raw, c); err != nil {
+		return nil, &kv.CorruptError{What: "the row that says whose filesystem the store holds", Err: err}
+	}
+	return c, nil
+}
+
+// claimStore makes sure that the store is the one of d's filesystem, or a new one. What a creation that
+// was cut off left there is removed.
 func claimStore(ctx context.Context, r *remote, d *datadir.Dir) (existing bool, err error) {
 	old, err := readClaim(ctx, r)
 	if err != nil {
@@ -67,15 +98,13 @@ func claimStore(ctx context.Context, r *remote, d *datadir.Dir) (existing bool, 
 	}
 	c := d.Config
 	mine := claim{State: datadir.Ready, Disks: c.Cluster, Owner: c.Remote.Owner}
+	existing, err = old.fits(&c)
 	switch {
-	case old != nil && old.State == datadir.Ready && old.Disks != c.Cluster:
-		return false, fmt.Errorf("store %s holds the filesystem of another data directory, %s: run that one, or make another store with `gabion cluster store create NAME`; if its machine is lost and its disks are here, give all of them with --asd", c.Remote.Store, old.Owner)
-	case c.State != datadir.Creating && (old == nil || old.Disks != c.Cluster):
-		return false, fmt.Errorf("store %s holds no filesystem any more: it was deleted and made anew; restore a backup of it, with `gabion kv restore`", c.Remote.Store)
-	case c.State != datadir.Creating || old != nil && old.State == datadir.Ready:
-		if *old == mine {
-			return true, nil
-		}
+	case err != nil:
+		return false, err
+	case existing && *old == mine:
+		return true, nil
+	case existing:
 		return true, writeClaim(ctx, r, mine)
 	}
 	if old != nil {

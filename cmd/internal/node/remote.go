@@ -48,6 +48,13 @@ func openRemote(ctx context.Context, d *datadir.Dir, o Options) (Store, error) {
 	}
 	open, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
+	old, err := peekClaim(open, c.Store(where.Store))
+	if err == nil {
+		_, err = old.fits(&d.Config)
+	}
+	if err != nil {
+		return nil, errors.Join(explainOpen(err, where, b.Addrs), c.Close())
+	}
 	s, err := kvsession.Open(open, c, where.Store, kvsession.Options{Owner: where.Owner, Steal: o.Steal, Logger: o.Logger})
 	if err != nil {
 		return nil, errors.Join(explainOpen(err, where, b.Addrs), c.Close())
@@ -60,14 +67,20 @@ func explainOpen(err error, where datadir.Remote, addrs []string) error {
 	var fenced *kv.FencedError
 	switch {
 	case errors.As(err, &fenced):
-		return fmt.Errorf("store %s is in use by %s: stop that one, or wait half a minute if its machine is gone, or take it away with --steal: %w", where.Store, fenced.Holder, kv.ErrFenced)
+		return &fencedError{fmt.Sprintf("store %s is in use by %s: stop that one, or wait half a minute if its machine is gone, or take the store away with --steal", where.Store, fenced.Holder)}
 	case errors.Is(err, kv.ErrNoStore):
 		return fmt.Errorf("cluster %s has no store %s: `gabion cluster store create %s` makes one: %w", where.Cluster, where.Store, where.Store, kv.ErrNoStore)
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, kv.ErrNoQuorum):
 		return fmt.Errorf("store %s of cluster %s did not answer within %v, asked at %v: are its nodes running, and a majority of them reachable from here? (%w)", where.Store, where.Cluster, openTimeout, addrs, err)
 	}
 	return err
 }
+
+// fencedError is kv.ErrFenced in words that say what to do.
+type fencedError struct{ text string }
+
+func (e *fencedError) Error() string { return e.text }
+func (e *fencedError) Unwrap() error { return kv.ErrFenced }
 
 // Close gives the store back.
 func (r *remote) Close() error { return errors.Join(r.Session.Close(), r.client.Close()) }
@@ -77,7 +90,11 @@ func (r *remote) Err() error {
 	err := r.Session.Err()
 	var fenced *kv.FencedError
 	if errors.As(err, &fenced) {
-		return fmt.Errorf("store %s was taken over by %s: what was not fsynced before is lost; only one data directory can use a store: %w", r.where.Store, fenced.Holder, kv.ErrFenced)
+		holder := fenced.Holder
+		if holder == "" {
+			holder = "another user"
+		}
+		return &fencedError{fmt.Sprintf("store %s was taken over by %s: what was not fsynced before that is lost", r.where.Store, holder)}
 	}
 	return err
 }
