@@ -10,11 +10,9 @@ import (
 // How much of the neighbourhood of a key one answer has: it begins small and grows while a range is read
 // to its end.
 const (
-	rowsBefore = 32 // of a single key that was asked for
-	rowsAfter  = 96
-	pageRows   = 128
-	pageBytes  = 64 << 10
-	maxGrowth  = 4 // doublings
+	pageRows  = 128 // of a single key that was asked for, a quarter of them lie before it
+	pageBytes = 64 << 10
+	maxGrowth = 4 // doublings
 )
 
 // fetch is a question to the member: about a stretch of a keyspace, or about what was there before a batch.
@@ -68,12 +66,12 @@ func (s *Session) fetch(ctx context.Context, p probe, before int) error {
 	if f == nil {
 		grow := min(before, maxGrowth)
 		req := &kvpb.SessionRead{
-			Keyspace: []byte(p.ks), Key: []byte(p.key), End: p.end, After: pageRows << grow, MaxBytes: pageBytes << grow,
+			Keyspace: []byte(p.ks), Key: []byte(p.key), End: p.end, After: uint32(s.o.rows << grow), MaxBytes: pageBytes << grow,
 		}
 		if p.below {
 			req.Before, req.After = req.After, 0
 		} else if p.point {
-			req.Before, req.After = rowsBefore, rowsAfter
+			req.Before, req.After = uint32(s.o.rows/4), uint32(s.o.rows-s.o.rows/4)
 		}
 		f = &fetch{probe: p, req: req}
 		s.ask(f)

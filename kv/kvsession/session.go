@@ -38,6 +38,8 @@ type Options struct {
 	CloseTimeout time.Duration
 	// Logger receives what an operator should know; nothing is logged when it is nil.
 	Logger *slog.Logger
+
+	rows int // in a page; pageRows when 0
 }
 
 func (o *Options) setDefaults() error {
@@ -54,6 +56,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 64 << 20
+	}
+	if o.rows == 0 {
+		o.rows = pageRows
 	}
 	if o.MaxPending == 0 {
 		o.MaxPending = 64 << 20
