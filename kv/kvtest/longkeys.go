@@ -101,8 +101,8 @@ func testLongModel(t *testing.T, f *fixture) {
 	rapid.Check(t, func(t *rapid.T) {
 		round++
 		ks, m := fmt.Sprint("long", round), model{}
-		for range rapid.IntRange(1, 8).Draw(t, "transactions") {
-			n := rapid.IntRange(1, 6).Draw(t, "ops")
+		for range rapid.IntRange(1, 4).Draw(t, "transactions") {
+			n := rapid.IntRange(1, 4).Draw(t, "ops")
 			var next model
 			if err := f.Update(f.ctx, kv.Ordered, func(tx kv.Txn) error {
 				next = model{}

@@ -80,7 +80,7 @@ func list(r kv.Reader, ks kv.Keyspace, rng kv.Range) (string, error) {
 }
 
 func newLayers(t *rapid.T, dir string) *layers {
-	o := Options{Dir: dir, partBytes: 200, mapBytes: 64 << 20}
+	o := Options{Dir: dir, partBytes: 200, mapBytes: 64 << 20, SegmentBytes: 64 << 10}
 	if err := o.setDefaults(); err != nil {
 		t.Fatal(err)
 	}
