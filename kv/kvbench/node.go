@@ -124,7 +124,33 @@ func StartGroup(ctx context.Context, dir string, n int, command func(ctx context
 		_, err := a.CreateStore(ctx, &clusterpb.CreateStoreRequest{Name: groupStore, Voters: ids})
 		return "", err
 	})
-	return g, err
+	if err != nil {
+		return g, err
+	}
+	return g, g.waitReady(ctx)
+}
+
+// waitReady waits until a node that has heard of the store answers: the others follow the directory a
+// little later.
+func (g *Group) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	t, err := g.Target(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	for {
+		err := t.Put(ctx, []byte{0}, nil)
+		if !errors.Is(err, kv.ErrNoStore) {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (g *Group) admin(ctx context.Context, fn func(context.Context, *cluster.Client) (string, error)) (string, error) {
