@@ -155,6 +155,7 @@ func (c *Client) call(ctx context.Context, what string, fn func(ctx context.Cont
 			addrs = slices.Insert(slices.DeleteFunc(addrs, func(a string) bool { return a == next }), 0, next)
 			next = ""
 		}
+		denied := 0
 		for _, a := range addrs {
 			err := c.attempt(ctx, a, func(ctx context.Context, s clusterpb.ClusterClient) error { return fn(ctx, s, again) })
 			if err == nil {
@@ -171,6 +172,11 @@ func (c *Client) call(ctx context.Context, what string, fn func(ctx context.Cont
 				return fmt.Errorf("%s: %w", what, err)
 			}
 			last = fmt.Errorf("%s: %w", a, err)
+			if errors.Is(err, ErrDenied) {
+				if denied++; denied == len(addrs) {
+					return fmt.Errorf("%s: no node accepts the certificate of %s: %w", what, c.creds.ID, last)
+				}
+			}
 			if ctx.Err() != nil {
 				return unanswered(ctx, what, last)
 			}

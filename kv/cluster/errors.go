@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -73,6 +74,10 @@ func toStatus(err error) error {
 	return status.Error(codes.Internal, err.Error())
 }
 
+// refusedAlert is how a TLS peer says that it does not accept our certificate. It arrives after our side of
+// the handshake is done, as the reason for which the connection ended.
+const refusedAlert = "remote error: tls: bad certificate"
+
 // remoteError is an error of a node, as the caller sees it.
 type remoteError struct {
 	text string
@@ -112,6 +117,9 @@ func fromStatus(err error) (out error, retry bool, to string) {
 	case codes.Canceled:
 		kind = context.Canceled
 	case codes.Unavailable:
+		if strings.Contains(s.Message(), refusedAlert) {
+			return &remoteError{s.Message(), ErrDenied}, true, "" // other nodes may know better
+		}
 		return &remoteError{s.Message(), kv.ErrNoQuorum}, true, ""
 	default:
 		kind = errors.New(s.Code().String())

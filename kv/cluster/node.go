@@ -45,6 +45,8 @@ type Node struct {
 	closed atomic.Bool
 
 	image atomic.Pointer[image]
+	addrs []string      // that node.pem has; the goroutine follow's
+	over  chan struct{} // closed when the node was removed
 
 	mu      sync.Mutex
 	changed chan struct{}      // closed and replaced with the image
@@ -52,7 +54,7 @@ type Node struct {
 	moved   map[string]string  // addresses that nodes have told us, before the directory knows
 	left    map[string]uint64  // members that may go, by raft ID: index of the image when their leader agreed
 	asking  map[string]bool    // whether they may
-	addrs   []string           // that node.pem has
+	err     error              // why the node is over
 }
 
 // Open runs the node that lives in o.Dir. It returns when the node listens and its copy of the directory
@@ -82,7 +84,7 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 	n := &Node{
 		opts: o, log: o.Logger.With("node", bundle.ID.Name), id: bundle.ID.Name, creds: bundle.Credentials,
 		advertise: o.Advertise, began: time.Now(),
-		changed: make(chan struct{}), members: map[string]*member{}, moved: map[string]string{},
+		changed: make(chan struct{}), over: make(chan struct{}), members: map[string]*member{}, moved: map[string]string{},
 		left: map[string]uint64{}, asking: map[string]bool{}, addrs: bundle.Addrs,
 	}
 	if n.advertise == "" {
@@ -163,6 +165,16 @@ func (n *Node) raftID(store string) string {
 	return n.image.Load().stores[store].GetRaftId()
 }
 
+// Done is closed when the node can be stopped because the cluster has removed it; Err says so.
+func (n *Node) Done() <-chan struct{} { return n.over }
+
+// Err returns nil until Done is closed.
+func (n *Node) Err() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
+}
+
 // WaitReady waits until the node knows a leader of the directory, is known to the cluster at its address,
 // and runs the members that it shall have.
 func (n *Node) WaitReady(ctx context.Context) error {
@@ -175,6 +187,8 @@ func (n *Node) WaitReady(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-time.After(20 * time.Millisecond): // what a member does announces itself to nobody
+		case <-n.over:
+			return n.Err()
 		case <-n.ctx.Done():
 			return fmt.Errorf("cluster: node %s: %w", n.id, kv.ErrClosed)
 		case <-ctx.Done():
@@ -227,6 +241,9 @@ func (n *Node) setImage(im *image) {
 	}
 	n.mu.Unlock()
 	n.mux.Drop(func(c *mux.Conn) bool { return im.refused(c.Peer) != nil })
+	if err := im.refused(n.creds.ID); err != nil {
+		n.refused(err)
+	}
 }
 
 // resolve returns the address of a node.

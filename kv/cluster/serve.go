@@ -167,11 +167,13 @@ func (n *Node) ask(ctx context.Context, node, store string) (*clusterpb.NodeStat
 }
 
 // announce is the goroutine that tells the others where this node listens, until the directory says so.
-// Any node that hears it can then reach this one, even while there is no leader.
+// Any node that hears it can then reach this one, even while there is no leader. A node that hears of no
+// leader asks in the same way whether the others still admit it.
 func (n *Node) announce() {
 	for n.ctx.Err() == nil {
 		changed := n.imageChanged()
-		if n.image.Load().nodes[n.id].GetAddress() != n.advertise {
+		d, err := n.member(Directory)
+		if n.image.Load().nodes[n.id].GetAddress() != n.advertise || err != nil || d.Stats().Leader == "" {
 			n.announceOnce()
 		}
 		t := time.NewTimer(retryPeriod)
@@ -197,14 +199,29 @@ func (n *Node) announceOnce() {
 			if err == nil {
 				return
 			}
-			if _, _, to := fromStatus(err); to != "" {
+			err, _, to := fromStatus(err)
+			switch {
+			case to != "":
 				n.peers.learn([]string{to})
-			} else {
+			case errors.Is(err, ErrDenied):
+				n.refused(err)
+			default:
 				n.log.Debug("could not tell where this node listens", "to", a, "cause", err)
 			}
 		})
 	}
 	calls.Wait()
+}
+
+// refused notes that the cluster does not admit this node any more.
+func (n *Node) refused(cause error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err == nil {
+		n.err = fmt.Errorf("cluster: node %s is not admitted any more: it was removed: %w", n.id, cause)
+		close(n.over)
+		n.log.Error("the cluster refuses this node; it was removed, and can be stopped", "cause", cause)
+	}
 }
 
 // setReady tells the directory that a new store has a leader.
