@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/gabionfs/gabion/cmd/internal/control"
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
@@ -39,6 +40,8 @@ func (e *env) explain(err error) error {
 	switch {
 	case errors.Is(err, datadir.ErrAbsent):
 		return fmt.Errorf("%w; `gabion up --data %s` makes a new one", err, e.data)
+	case errors.Is(err, datadir.ErrForeign) && exists(filepath.Join(e.data, "node.pem")):
+		return fmt.Errorf("%s is the directory of a node, not of a filesystem: for its cluster's stores, give --cluster %s and --store NAME to `gabion kv`", e.data, e.data)
 	case errors.Is(err, datadir.ErrInUse):
 		return fmt.Errorf("%w, which does not answer yet: it is starting or stopping", err)
 	}

@@ -109,7 +109,7 @@ func (f *nodeFlags) run(ctx context.Context, e *env) error {
 	if err := level.UnmarshalText([]byte(f.level)); err != nil {
 		return usagef("--log-level %q: it is one of debug, info, warn, error", f.level)
 	}
-	log := slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: level}))
+	log := slog.New(quietHandler{slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: level})})
 	_, in, err := f.joined(e.data)
 	if err != nil {
 		return err

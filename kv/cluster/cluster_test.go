@@ -57,7 +57,9 @@ func (l *testLog) Write(b []byte) (int, error) {
 
 // town is a cluster in this process.
 type town struct {
-	t     testing.TB
+	t         testing.TB
+	heartbeat time.Duration
+	edit      func(id string, o *cluster.Options) // or nil
 	dir   string
 	log   *slog.Logger
 	nodes map[string]*cluster.Node // that run
@@ -66,7 +68,7 @@ type town struct {
 func newTown(t testing.TB) *town {
 	l := &testLog{t: t}
 	c := &town{
-		t: t, dir: t.TempDir(), nodes: map[string]*cluster.Node{},
+		t: t, heartbeat: time.Second, dir: t.TempDir(), nodes: map[string]*cluster.Node{},
 		log: slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	t.Cleanup(func() {
@@ -83,10 +85,14 @@ func newTown(t testing.TB) *town {
 func (c *town) path(id string) string { return filepath.Join(c.dir, id) }
 
 func (c *town) options(id string) cluster.Options {
-	return cluster.Options{
-		Dir: c.path(id), Listen: "127.0.0.1:0", Logger: c.log, HeartbeatTimeout: 500 * time.Millisecond,
+	o := cluster.Options{
+		Dir: c.path(id), Listen: "127.0.0.1:0", Logger: c.log, HeartbeatTimeout: c.heartbeat,
 		Tune: func(_ string, o *raftkv.Options) { o.FlushBytes, o.SegmentBytes = 256<<10, 256<<10 },
 	}
+	if c.edit != nil {
+		c.edit(id, &o)
+	}
+	return o
 }
 
 // start runs a node that was initialised or has joined.
@@ -156,11 +162,16 @@ func (c *town) admin() *cluster.Client {
 func startTown(t testing.TB, size int) *town {
 	t.Helper()
 	c := newTown(t)
+	c.grow(size)
+	return c
+}
+
+func (c *town) grow(size int) {
+	c.t.Helper()
 	c.found("a")
 	for i := 1; i < size; i++ {
 		c.join(string(rune('a' + i)))
 	}
-	return c
 }
 
 func (c *town) create(name string, voters ...string) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/kvrpc/kvpb"
+	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
 // Errors of the remote interface, beside those of package kv, to be matched with errors.Is.
@@ -128,6 +129,8 @@ func encodeError(err error, address func(node string) string) *kvpb.Error {
 		e.Kind = kvpb.Error_TOO_STALE
 	case errors.Is(err, ErrTooMany):
 		e.Kind = kvpb.Error_TOO_MANY
+	case errors.Is(err, raftkv.ErrNoHash):
+		e.Kind = kvpb.Error_NO_HASH
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		e.Kind = kvpb.Error_CANCELLED
 	}
@@ -182,6 +185,8 @@ func decodeError(e *kvpb.Error) error {
 		return wrap(ErrTooStale)
 	case kvpb.Error_TOO_MANY:
 		return wrap(ErrTooMany)
+	case kvpb.Error_NO_HASH:
+		return wrap(raftkv.ErrNoHash)
 	case kvpb.Error_CANCELLED:
 		return wrap(context.Canceled)
 	case kvpb.Error_PROCEDURE_FAILED:
@@ -218,7 +223,7 @@ func code(k kvpb.Error_Kind) codes.Code {
 		return codes.DataLoss
 	case kvpb.Error_COMPACTED:
 		return codes.OutOfRange
-	case kvpb.Error_FENCED, kvpb.Error_UNREGISTERED, kvpb.Error_RESULT_FORGOTTEN, kvpb.Error_PROCEDURE_FAILED:
+	case kvpb.Error_FENCED, kvpb.Error_UNREGISTERED, kvpb.Error_RESULT_FORGOTTEN, kvpb.Error_PROCEDURE_FAILED, kvpb.Error_NO_HASH:
 		return codes.FailedPrecondition
 	case kvpb.Error_CANCELLED:
 		return codes.Canceled

@@ -240,6 +240,10 @@ func (h *host) answerNow(w *work, epoch uint64) bool {
 	var not *kv.NotLeaderError
 	switch {
 	case w.err == nil && w.req.write.commit == kv.Ordered && w.wrote && w.req.op != opSync:
+		if epoch == 0 { // it has begun meanwhile, and which one it is nobody can say
+			w.to.answer(w.req, nil, kv.ErrUnknownOutcome)
+			break
+		}
 		w.to.answer(w.req, h.tail(w, 0, h.eraBase+epoch), nil)
 	case errors.As(w.err, &not), errors.Is(w.err, kv.ErrClosed), errors.Is(w.err, kv.ErrUnknownOutcome),
 		errors.Is(w.err, context.Canceled), errors.Is(w.err, context.DeadlineExceeded):

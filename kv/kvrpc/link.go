@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/gabionfs/gabion/kv"
 )
 
 const (
@@ -150,7 +152,9 @@ func (l *link) start(c *call) error {
 	c.id, c.body, c.err, c.sent = l.next, nil, nil, false
 	if size > segmentBytes || c.cold != nil { // not while others wait for the lock
 		l.mu.Unlock()
-		own = c.append(l.out.pool.get(size))
+		if own = c.append(l.out.pool.get(size)); len(own) > maxMessage {
+			return &kv.TooLargeError{What: "message", Size: len(own), Max: maxMessage}
+		}
 		l.mu.Lock()
 		if l.err != nil {
 			l.mu.Unlock()

@@ -2,6 +2,7 @@ package kvrpc
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/gabionfs/gabion/kv"
@@ -22,6 +23,10 @@ type Member interface {
 	// Age says how old a stale view may be.
 	Age() time.Duration
 	Watch(ctx context.Context, o raftkv.WatchOptions, fn func(index uint64, events []raftkv.Event) error) error
+	Backup(ctx context.Context, w io.Writer) (index uint64, err error)
+	// MarkHash and HashAt compare the contents of members at one index.
+	MarkHash(ctx context.Context) (id string, index uint64, err error)
+	HashAt(ctx context.Context, id string, index uint64) (raftkv.HashResult, error)
 	Members() []raftkv.Member
 	Stats() raftkv.Stats
 }

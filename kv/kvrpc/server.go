@@ -102,7 +102,7 @@ func (s *Server) GRPCOptions() []grpc.ServerOption {
 func (s *Server) Register(g grpc.ServiceRegistrar) {
 	g.RegisterService(&serviceDesc, s)
 	stores := func(name string) (SessionMember, error) { return s.o.Stores(name) }
-	kvpb.RegisterSessionServer(g, newSessionServer(stores, s.o.Addr, &s.leases, s.log))
+	kvpb.RegisterSessionServer(g, &sessionServer{stores: stores, address: s.o.Addr, leases: &s.leases, ctx: s.ctx, log: s.log})
 }
 
 // Close ends what runs for clients: streams and watches end, writes that are under way are not waited

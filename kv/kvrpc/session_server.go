@@ -15,29 +15,14 @@ import (
 	"github.com/gabionfs/gabion/kv/kvrpc/kvpb"
 )
 
-// SessionServer answers exclusive sessions for the stores of which this process has members.
-type SessionServer struct {
+// sessionServer answers exclusive sessions for the stores of which this process has members.
+type sessionServer struct {
 	kvpb.UnimplementedSessionServer
 	stores  func(name string) (SessionMember, error)
 	address func(node string) string
 	leases  *leases
+	ctx     context.Context // ends with the server
 	log     *slog.Logger
-}
-
-// NewSessionServer returns a server without the rest of the interface. stores finds the member of a store,
-// address the address of a node.
-func NewSessionServer(stores func(name string) (SessionMember, error), address func(node string) string, log *slog.Logger) *SessionServer {
-	return newSessionServer(stores, address, new(leases), log)
-}
-
-func newSessionServer(stores func(name string) (SessionMember, error), address func(node string) string, l *leases, log *slog.Logger) *SessionServer {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	if address == nil {
-		address = func(string) string { return "" }
-	}
-	return &SessionServer{stores: stores, address: address, leases: l, log: log}
 }
 
 const (
@@ -52,7 +37,7 @@ const (
 
 // attached is one connection of a session.
 type attached struct {
-	server  *SessionServer
+	server  *sessionServer
 	store   string
 	member  SessionMember
 	era     uint64 // the leadership under which it was opened
@@ -73,12 +58,18 @@ type numbered struct {
 }
 
 // Attach implements kvpb.SessionServer.
-func (s *SessionServer) Attach(stream kvpb.Session_AttachServer) error {
+func (s *sessionServer) Attach(stream kvpb.Session_AttachServer) error {
 	a := &attached{
 		server: s, stream: stream, batches: make(chan numbered, sessionQueue), applied: make(chan uint64, 1),
 		reads: make(chan struct{}, sessionReads),
 	}
-	err := a.run(stream.Context())
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	err := a.run(ctx)
+	if s.ctx.Err() != nil {
+		err = kv.ErrClosed
+	}
 	if err == nil || stream.Context().Err() != nil {
 		return nil
 	}

@@ -209,7 +209,9 @@ func (r *request) cold(body []byte, take func()) error {
 	if err := proto.Unmarshal(body, r.msg); err != nil {
 		return invalid("%v", err)
 	}
-	take()
+	if take(); r.op == opPing && r.store == "" {
+		return nil
+	}
 	return checkName("store", r.store)
 }
 

@@ -15,6 +15,8 @@ import (
 var (
 	errOrder  = errors.New("its rows are out of order or of place")
 	errSilent = errors.New("the member does not answer")
+	// errReleased ends the last connection of a session.
+	errReleased = errors.New("the store was given back")
 )
 
 // final says whether an error ends the session, and not only a connection.
@@ -47,8 +49,8 @@ func (s *Session) acquire(ctx context.Context) (Conn, error) {
 	began := time.Now()
 	var pause backoff
 	var last error
-	for {
-		c, err := s.attach(ctx, last)
+	for try := 0; ; try++ {
+		c, err := s.attach(ctx, try, last)
 		if err == nil {
 			return c, nil
 		}
@@ -68,9 +70,13 @@ func (s *Session) acquire(ctx context.Context) (Conn, error) {
 	}
 }
 
-// attach opens a connection and begins the session on it, or goes on with it.
-func (s *Session) attach(ctx context.Context, last error) (_ Conn, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.lease.patience())
+// maxAttach bounds the growth of the time that an attempt to attach may take.
+const maxAttach = 4
+
+// attach opens a connection and begins the session on it, or goes on with it. try counts the attempts
+// that failed: a cluster that is slow, rather than dead, gets more time.
+func (s *Session) attach(ctx context.Context, try int, last error) (_ Conn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.lease.patience()<<min(try/4, maxAttach))
 	defer cancel()
 	c, err := s.dialer.Dial(ctx, last)
 	if err != nil {
@@ -103,7 +109,9 @@ func (s *Session) attach(ctx context.Context, last error) (_ Conn, err error) {
 	if o == nil || s.epoch != 0 && o.GetEpoch() != s.epoch {
 		return nil, errors.New("kvsession: the member answers with something else")
 	}
-	s.epoch = o.GetEpoch()
+	if s.epoch == 0 { // run has not been started
+		s.epoch = o.GetEpoch()
+	}
 	if err := s.resume(o.GetLast()); err != nil {
 		return nil, err
 	}
@@ -142,20 +150,23 @@ func (s *Session) resume(last uint64) error {
 func (s *Session) run(ctx context.Context, c Conn) {
 	var pause backoff
 	var last error
-	for {
+	for try := 0; ; try++ {
 		var err error
 		if c == nil {
 			if err = pause.wait(ctx); err != nil {
 				return
 			}
-			if c, err = s.attach(ctx, last); err == nil {
+			if c, err = s.attach(ctx, try, last); err == nil {
 				s.log.Info("the session goes on", "store", s.store, "epoch", s.epoch)
 			}
 		}
 		if c != nil {
-			pause = backoff{}
+			pause, try = backoff{}, 0
 			err = s.serve(ctx, c)
 			c = nil
+			if errors.Is(err, errReleased) {
+				return
+			}
 			if ctx.Err() == nil && !final(err) {
 				s.log.Warn("the session waits for a leader", "store", s.store, "err", err)
 			}
@@ -342,7 +353,7 @@ func (l *line) receive() error {
 			wake(s.kick)
 		case *kvpb.SessionResponse_Released:
 			close(s.released)
-			return kv.ErrClosed
+			return errReleased
 		case *kvpb.SessionResponse_Failed:
 			err = s.failed(r.Failed)
 		}

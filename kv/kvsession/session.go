@@ -223,6 +223,9 @@ func (s *Session) Close() error {
 	return err
 }
 
+// releaseTimeout is how long Close tries to give the store back; it is only a courtesy.
+const releaseTimeout = 3 * time.Second
+
 // flush waits for what was sequenced and gives the store back.
 func (s *Session) flush(ctx context.Context) error {
 	s.mu.Lock()
@@ -238,6 +241,8 @@ func (s *Session) flush(ctx context.Context) error {
 	s.releasing = true
 	s.mu.Unlock()
 	wake(s.kick)
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
 	select {
 	case <-s.released:
 	case <-s.done: // too late to matter: everything is durable

@@ -252,7 +252,7 @@ func TestHistories(t *testing.T) {
 	base := harness.Seed(t)
 	histories := harness.Scale(30, 500)
 	length := time.Duration(harness.Scale(6, 12)) * time.Second
-	binary, err := "", error(nil)
+	binary, err := buildJumpBinary(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,11 @@ func TestFlippedByte(t *testing.T) {
 			}
 			kinds := filesByKind(t, g.Data)
 			for _, kind := range slices.Sorted(maps.Keys(kinds)) {
-				for i := range harness.Scale(2, 60) {
+				short := 2
+				if strings.HasPrefix(kind, "asd/index/") {
+					short = 1 // many kinds, of which none is the truth
+				}
+				for i := range harness.Scale(short, 60) {
 					t.Run(fmt.Sprint(kind, "#", i), func(t *testing.T) {
 						flipOne(t, r, g.Data, kinds[kind], want)
 					})

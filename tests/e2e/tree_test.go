@@ -64,7 +64,7 @@ func TestShapes(t *testing.T) {
 // TestCrowd puts a hundred thousand entries into one directory.
 func TestCrowd(t *testing.T) {
 	g := harness.Start(t, harness.Options{})
-	n := harness.Scale(30_000, 100_000)
+	n := harness.Scale(12_000, 100_000)
 	g.Role(limit, "crowd", g.Mount, strconv.Itoa(n))
 	g.Restart()
 	if got := strings.TrimSpace(g.Shell(limit, `ls -U "$1/crowd" | wc -l`, g.Mount)); got != strconv.Itoa(n) {

@@ -74,6 +74,8 @@ const (
 	// A registered procedure returned an error of its own: message, and value as the procedure
 	// defines it. Nothing was written.
 	Error_PROCEDURE_FAILED Error_Kind = 20
+	// The member has no checksum of this mark: it was away or busy. Begin again with another mark.
+	Error_NO_HASH Error_Kind = 21
 )
 
 // Enum value maps for Error_Kind.
@@ -100,6 +102,7 @@ var (
 		18: "CANCELLED",
 		19: "TOO_MANY",
 		20: "PROCEDURE_FAILED",
+		21: "NO_HASH",
 	}
 	Error_Kind_value = map[string]int32{
 		"OTHER":            0,
@@ -123,6 +126,7 @@ var (
 		"CANCELLED":        18,
 		"TOO_MANY":         19,
 		"PROCEDURE_FAILED": 20,
+		"NO_HASH":          21,
 	}
 )
 
@@ -318,7 +322,7 @@ var File_kv_kvrpc_kvpb_errors_proto protoreflect.FileDescriptor
 
 const file_kv_kvrpc_kvpb_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x1akv/kvrpc/kvpb/errors.proto\x12\fgabion.kv.v1\"\xde\x05\n" +
+	"\x1akv/kvrpc/kvpb/errors.proto\x12\fgabion.kv.v1\"\xeb\x05\n" +
 	"\x05Error\x12,\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x18.gabion.kv.v1.Error.KindR\x04kind\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -336,7 +340,7 @@ const file_kv_kvrpc_kvpb_errors_proto_rawDesc = "" +
 	"firstIndex\x12\x16\n" +
 	"\x06holder\x18\r \x01(\tR\x06holder\x12\x14\n" +
 	"\x05value\x18\x0e \x01(\fR\x05value\x12\x18\n" +
-	"\amembers\x18\x0f \x03(\tR\amembers\"\xd0\x02\n" +
+	"\amembers\x18\x0f \x03(\tR\amembers\"\xdd\x02\n" +
 	"\x04Kind\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\f\n" +
@@ -362,7 +366,8 @@ const file_kv_kvrpc_kvpb_errors_proto_rawDesc = "" +
 	"\tTOO_STALE\x10\x11\x12\r\n" +
 	"\tCANCELLED\x10\x12\x12\f\n" +
 	"\bTOO_MANY\x10\x13\x12\x14\n" +
-	"\x10PROCEDURE_FAILED\x10\x14B*Z(github.com/gabionfs/gabion/kv/kvrpc/kvpbb\x06proto3"
+	"\x10PROCEDURE_FAILED\x10\x14\x12\v\n" +
+	"\aNO_HASH\x10\x15B*Z(github.com/gabionfs/gabion/kv/kvrpc/kvpbb\x06proto3"
 
 var (
 	file_kv_kvrpc_kvpb_errors_proto_rawDescOnce sync.Once

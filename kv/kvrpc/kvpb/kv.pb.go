@@ -3013,10 +3013,11 @@ type HashResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Index uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	// SHA-256 over keyspaces, keys and values in order.
+	// The digest (see CountResponse) of all keyspaces in order, with a pair of the keyspace's name and
+	// "keyspace" before the first pair of each. Bookkeeping of the store itself is part of it.
 	Sum  []byte `protobuf:"bytes,3,opt,name=sum,proto3" json:"sum,omitempty"`
 	Keys uint64 `protobuf:"varint,4,opt,name=keys,proto3" json:"keys,omitempty"`
-	// The member has reached the index and is still hashing, or has not reached it: ask again.
+	// The member is still hashing, or has not reached the index: ask again.
 	Pending       bool `protobuf:"varint,5,opt,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

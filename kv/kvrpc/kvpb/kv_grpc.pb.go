@@ -76,7 +76,7 @@ type KVClient interface {
 	// that Restore and `gabion kv restore` understand. Any member serves it, from its committed state.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// Hash computes a checksum over the content of the store at one index. Asked with id empty the leader
-	// marks an index and answers with an id; every member then answers for that id.
+	// marks an index and answers with an id; every member is then asked with that id.
 	Hash(ctx context.Context, in *HashRequest, opts ...grpc.CallOption) (*HashResponse, error)
 }
 
@@ -267,7 +267,7 @@ type KVServer interface {
 	// that Restore and `gabion kv restore` understand. Any member serves it, from its committed state.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// Hash computes a checksum over the content of the store at one index. Asked with id empty the leader
-	// marks an index and answers with an id; every member then answers for that id.
+	// marks an index and answers with an id; every member is then asked with that id.
 	Hash(context.Context, *HashRequest) (*HashResponse, error)
 	mustEmbedUnimplementedKVServer()
 }

@@ -1,0 +1,92 @@
+package kvrpc
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+	grpcpeer "google.golang.org/grpc/peer"
+
+	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/kvrpc/kvpb"
+	"github.com/gabionfs/gabion/kv/raftkv"
+)
+
+// watch is the handler of Watch.
+func (s *Server) watch(g grpc.ServerStream) error {
+	m := new(kvpb.WatchRequest)
+	if err := g.RecvMsg(m); err != nil {
+		return err
+	}
+	err := s.serveWatch(g, m)
+	if err == nil {
+		return nil
+	}
+	return toStatus(encodeError(err, s.o.Addr))
+}
+
+func (s *Server) serveWatch(g grpc.ServerStream, m *kvpb.WatchRequest) error {
+	if err := checkName("store", m.Store); err != nil {
+		return err
+	}
+	if err := checkKeyspace(kv.Keyspace(m.Keyspace)); err != nil {
+		return err
+	}
+	if n := len(m.Prefix); n > kv.MaxKey {
+		return &kv.TooLargeError{What: "prefix", Size: n, Max: kv.MaxKey}
+	}
+	h, err := s.hostOf(&request{store: m.Store})
+	if err != nil {
+		return err
+	}
+	leave, err := s.enterWatch(clientOf(g.Context()))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	ctx, cancel := joinContext(g.Context(), s.ctx)
+	defer cancel()
+	o := raftkv.WatchOptions{Keyspace: kv.Keyspace(m.Keyspace), Prefix: m.Prefix, From: m.From}
+	err = h.member.Watch(ctx, o, func(index uint64, events []raftkv.Event) error {
+		return g.SendMsg(watchResponse(index, events))
+	})
+	if s.ctx.Err() != nil {
+		return kv.ErrClosed
+	}
+	return err
+}
+
+func watchResponse(index uint64, events []raftkv.Event) *kvpb.WatchResponse {
+	out := &kvpb.WatchResponse{Index: index, Events: make([]*kvpb.Event, len(events))}
+	for i, e := range events {
+		out.Events[i] = &kvpb.Event{Key: e.Key, Value: e.Value, Deleted: e.Deleted}
+	}
+	return out
+}
+
+// clientOf names who is at the other end of a connection.
+func clientOf(ctx context.Context) string {
+	if p, ok := grpcpeer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}
+
+// enterWatch counts the watches of a client.
+func (s *Server) enterWatch(client string) (leave func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.watches[client]; n >= s.o.MaxWatches {
+		return nil, fmt.Errorf("%w: %d watches", ErrTooMany, n)
+	}
+	s.watches[client]++
+	s.watching.Add(1)
+	return func() {
+		s.watching.Add(^uint64(0))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.watches[client]--; s.watches[client] == 0 {
+			delete(s.watches, client)
+		}
+	}, nil
+}
