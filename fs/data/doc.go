@@ -40,7 +40,7 @@
 //
 // # Lock order
 //
-// file.op, then upload.mu, then file.mu, then one of Store.mu, Store.dirtyMu, flusher.mu, folder.mu, the
-// budget's or the pins'. Of these only file.op is held across a call into the object layer, and
+// file.op, then upload.mu, then file.mu, then one of Store.mu, Store.dirtyMu, flusher.mu, folder.mu, reaper.mu,
+// the budget's or the pins', of which the budget's may follow flusher.mu. Of these only file.op is held across a call into the object layer, and
 // only file.op and upload.mu across one of the key-value store, except where a comment says why.
 package data
