@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 2 * time.Minute
+const patience = 3 * time.Minute
 
 func within(t testing.TB) context.Context {
 	t.Helper()
@@ -60,9 +60,9 @@ type town struct {
 	t         testing.TB
 	heartbeat time.Duration
 	edit      func(id string, o *cluster.Options) // or nil
-	dir   string
-	log   *slog.Logger
-	nodes map[string]*cluster.Node // that run
+	dir       string
+	log       *slog.Logger
+	nodes     map[string]*cluster.Node // that run
 }
 
 func newTown(t testing.TB) *town {

@@ -133,14 +133,14 @@ func TestDamagedMember(t *testing.T) {
 // TestManyStores: fifty stores on three nodes in one process cost little.
 func TestManyStores(t *testing.T) {
 	c := newTown(t)
-	c.heartbeat = 3 * time.Second // hundreds of members share the processors with all other tests
+	c.heartbeat = 2 * time.Second // hundreds of members share the processors with all other tests
 	c.grow(3)
 	stores := 50
 	if raceEnabled {
 		stores = 15
 	}
 	var work errgroup.Group
-	work.SetLimit(16)
+	work.SetLimit(stores)
 	for i := range stores {
 		work.Go(func() error {
 			_, err := c.nodes["a"].Admin().CreateStore(within(t), &clusterpb.CreateStoreRequest{Name: fmt.Sprintf("s%d", i)})
