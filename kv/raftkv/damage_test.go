@@ -42,6 +42,9 @@ func examine(t *testing.T, dir string, want uint64) error {
 	if err := look(); err != nil {
 		return err
 	}
+	if err := lookAtLong(s); err != nil {
+		return err
+	}
 	n, err := lookAt(s)
 	if err != nil {
 		return err
@@ -56,6 +59,8 @@ func examine(t *testing.T, dir string, want uint64) error {
 				tx.Put("other", crashKey(uint64(i)), make([]byte, 300))
 			}
 			tx.Put("data", crashKey(want), crashValue(want))
+			tx.Put("long", damageKey(longKeys), nil)
+			tx.Delete("long", damageKey(longKeys))
 			return nil
 		}); err != nil {
 			return err
@@ -73,6 +78,30 @@ func examine(t *testing.T, dir string, want uint64) error {
 	return s.Close()
 }
 
+// longKeys is how many keys the damaged store has that bbolt does not take as they are.
+const longKeys = 12
+
+func damageKey(i int) []byte {
+	return append(bytes.Repeat([]byte{byte(i / 4)}, 32<<10), bytes.Repeat([]byte{byte(i)}, 1+i*100)...)
+}
+
+func lookAtLong(s kv.Store) error {
+	return s.View(context.Background(), kv.Linearizable, func(r kv.Reader) error {
+		n := 0
+		err := r.Range("long", kv.Range{}, func(k, v []byte) bool {
+			if !bytes.Equal(k, damageKey(n)) || len(v) != 2000 {
+				return false
+			}
+			n++
+			return true
+		})
+		if err == nil && n != longKeys {
+			err = fmt.Errorf("silently shows %d long keys, want %d", n, longKeys)
+		}
+		return err
+	})
+}
+
 // TestFlippedByte: one damaged bit in any file is reported with a typed error or does no harm.
 func TestFlippedByte(t *testing.T) {
 	master := memDir(t)
@@ -83,10 +112,15 @@ func TestFlippedByte(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Sync(context.Background()); err != nil {
+	if err := s.Update(context.Background(), kv.Durable, func(tx kv.Txn) error {
+		for i := range longKeys {
+			tx.Put("long", damageKey(i), make([]byte, 2000))
+		}
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "for a flush", func() bool { return s.Stats().Flushes > 0 })
+	wait(t, "for a flush", func() bool { return s.Stats().RecentBytes < 100<<10 })
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -272,11 +272,17 @@ func TestHashAgrees(t *testing.T) {
 	if len(sums) < 2 {
 		t.Error("the sum did not change with the contents")
 	}
-	_, lead := c.leader()
-	if r, err := lead.Hash(ctx); err != nil || r.Keys == 0 {
-		t.Errorf("hash of the leader: %+v, %v", r, err)
-	}
-	if _, err := lead.HashAt(ctx, "unheard of", 1); !errors.Is(err, raftkv.ErrNoHash) {
+	wait(t, "for a sum of the leader", func() bool {
+		r, err := c.must().Hash(ctx)
+		if isUnavailable(err) {
+			return false
+		}
+		if err != nil || r.Keys == 0 {
+			t.Errorf("hash of the leader: %+v, %v", r, err)
+		}
+		return true
+	})
+	if _, err := c.must().HashAt(ctx, "unheard of", 1); !errors.Is(err, raftkv.ErrNoHash) {
 		t.Errorf("an unknown mark: %v", err)
 	}
 }
