@@ -127,6 +127,7 @@ func explainCluster(err error, b *identity.Bundle) error {
 	switch {
 	case err == nil:
 		return nil
+	case strings.Contains(err.Error(), "`gabion "): // says it already
 	case errors.Is(err, cluster.ErrDenied):
 		return fmt.Errorf("%w: you speak as %s; use --data with a node's directory, or a file made with `gabion cluster client NAME FILE --admin`", err, b.ID)
 	case errors.Is(err, kv.ErrNoStore):

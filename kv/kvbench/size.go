@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"golang.org/x/sys/unix"
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/raftkv"
@@ -39,6 +40,8 @@ type SizeConfig struct {
 	// and runs until ctx ends. It returns the member's address, and a function that says which log entry
 	// the member has applied. No member joins when it is nil.
 	Join func(ctx context.Context) (addr string, applied func() uint64, err error)
+	// Stalled is called while an operation takes longer than 200 ms; may be nil.
+	Stalled func(what string)
 	// Progress is told what is being done; may be nil.
 	Progress func(format string, args ...any)
 	Logger   *slog.Logger
@@ -57,6 +60,9 @@ func (c *SizeConfig) setDefaults() {
 	if c.Load == 0 {
 		c.Load = 20_000
 	}
+	if c.Stalled == nil {
+		c.Stalled = func(string) {}
+	}
 	if c.Progress == nil {
 		c.Progress = func(string, ...any) {}
 	}
@@ -68,7 +74,7 @@ func (c *SizeConfig) setDefaults() {
 func AtSize(ctx context.Context, c SizeConfig) (rows []Row, err error) {
 	c.setDefaults()
 	b := &sizeBench{SizeConfig: c}
-	for _, step := range []func(context.Context) error{b.fill, b.start, b.underLoad, b.join} {
+	for _, step := range []func(context.Context) error{b.fill, b.start, b.quiet, b.underLoad, b.join} {
 		if err = step(ctx); err != nil {
 			break
 		}
@@ -247,38 +253,69 @@ func (b *sizeBench) put(ctx context.Context, c kv.Commit, i int) error {
 	})
 }
 
+// probeKind is what one probing client does.
+type probeKind struct {
+	name string
+	op   func(context.Context, int) error
+	l    *Latencies
+}
+
+// probeDisk writes 4 KiB in place and syncs them, again and again: what the disk and the machine let
+// anybody do at that time.
+func (b *sizeBench) probeDisk(l *Latencies, over *atomic.Bool) error {
+	f, err := os.Create(filepath.Join(b.Dir, "probe"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for block := make([]byte, 4096); !over.Load(); {
+		began := time.Now()
+		if _, err := f.WriteAt(block, 0); err != nil {
+			return err
+		}
+		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+			return err
+		}
+		l.Add(time.Since(began))
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
+
 // probe runs while load does: clients that read and write one key after the other, with a short pause,
 // and note how long each takes.
-func (b *sizeBench) probe(ctx context.Context, phase string, during func(ctx context.Context) error) error {
+func (b *sizeBench) probe(ctx context.Context, phase string, load bool, during func(ctx context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var w sync.WaitGroup
 	var over atomic.Bool
-	kinds := []struct {
-		name string
-		op   func(context.Context, int) error
-		l    *Latencies
-	}{
+	kinds := []probeKind{
 		{"durable update", func(ctx context.Context, i int) error { return b.put(ctx, kv.Durable, i) }, new(Latencies)},
 		{"ordered update", func(ctx context.Context, i int) error { return b.put(ctx, kv.Ordered, i) }, new(Latencies)},
 		{"linearizable read", b.get, new(Latencies)},
 	}
-	errs := make([]error, len(kinds)+1)
+	errs := make([]error, len(kinds)+2)
+	disk := new(Latencies)
+	w.Go(func() { errs[len(kinds)+1] = b.probeDisk(disk, &over) })
 	for n, k := range kinds {
 		w.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(n), 7))
 			for !over.Load() {
 				began := time.Now()
+				late := time.AfterFunc(stall, func() { b.Stalled(phase + ": " + k.name) })
 				if err := k.op(ctx, r.IntN(b.Keys)); err != nil {
 					errs[n] = fmt.Errorf("kvbench: %s: %s: %w", phase, k.name, err)
 					return
 				}
+				late.Stop()
 				k.l.Add(time.Since(began))
 				time.Sleep(time.Millisecond)
 			}
 		})
 	}
-	w.Go(func() { errs[len(kinds)] = b.overwrite(ctx, &over) })
+	if load {
+		w.Go(func() { errs[len(kinds)] = b.overwrite(ctx, phase, &over) })
+	}
 	flushes := b.store.Stats().Flushes
 	err := b.sampleMemory(phase, func() error { return during(ctx) })
 	over.Store(true)
@@ -287,6 +324,7 @@ func (b *sizeBench) probe(ctx context.Context, phase string, during func(ctx con
 		return err
 	}
 	b.row(phase+": flushes", float64(b.store.Stats().Flushes-flushes), "")
+	kinds = append(kinds, probeKind{"bare sync of the disk", nil, disk})
 	for _, k := range kinds {
 		for _, q := range []struct {
 			name  string
@@ -299,7 +337,7 @@ func (b *sizeBench) probe(ctx context.Context, phase string, during func(ctx con
 }
 
 // overwrite is the load: ordered updates of ten keys each, at the configured rate if the store allows it.
-func (b *sizeBench) overwrite(ctx context.Context, over *atomic.Bool) error {
+func (b *sizeBench) overwrite(ctx context.Context, phase string, over *atomic.Bool) error {
 	const perTxn = 10
 	r := rand.New(rand.NewPCG(99, 7))
 	began := time.Now()
@@ -319,20 +357,28 @@ func (b *sizeBench) overwrite(ctx context.Context, over *atomic.Bool) error {
 			return err
 		}
 	}
-	b.row("load reached", float64(n*perTxn)/time.Since(began).Seconds(), "keys/s")
+	b.row(phase+": load reached", float64(n*perTxn)/time.Since(began).Seconds(), "keys/s")
 	return nil
+}
+
+// quiet is what the others are to be compared with.
+func (b *sizeBench) quiet(ctx context.Context) error {
+	b.Progress("without load")
+	return b.probe(ctx, "quiet", false, b.wait)
 }
 
 func (b *sizeBench) underLoad(ctx context.Context) error {
 	b.Progress("under load")
-	return b.probe(ctx, "flush", func(ctx context.Context) error {
-		select {
-		case <-time.After(b.Duration):
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
+	return b.probe(ctx, "flush", true, b.wait)
+}
+
+func (b *sizeBench) wait(ctx context.Context) error {
+	select {
+	case <-time.After(b.Duration):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // join adds a new member and waits until it has everything.
@@ -346,7 +392,7 @@ func (b *sizeBench) join(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	return b.probe(ctx, "snapshot", func(ctx context.Context) error {
+	return b.probe(ctx, "snapshot", true, func(ctx context.Context) error {
 		if err := b.store.AddLearner(ctx, "joiner", addr); err != nil {
 			return err
 		}
@@ -365,6 +411,9 @@ func (b *sizeBench) join(ctx context.Context) error {
 		return b.store.RemoveMember(ctx, "joiner")
 	})
 }
+
+// stall is how long an operation may take.
+const stall = 200 * time.Millisecond
 
 // sampleMemory runs fn and notes the most memory that the process had meanwhile.
 func (b *sizeBench) sampleMemory(phase string, fn func() error) error {

@@ -59,7 +59,10 @@ var testProcedures = map[string]Procedure{
 		tx.Put("p", bytes.Clone(args), v)
 		return v, nil
 	},
-	"fail":  func(tx kv.Txn, _ []byte) ([]byte, error) { tx.Put("p", []byte("lost"), nil); return nil, errors.New("mine") },
+	"fail": func(tx kv.Txn, _ []byte) ([]byte, error) {
+		tx.Put("p", []byte("lost"), nil)
+		return nil, errors.New("mine")
+	},
 	"tell":  func(kv.Txn, []byte) ([]byte, error) { return nil, detailed{errors.New("told")} },
 	"typed": func(kv.Txn, []byte) ([]byte, error) { return nil, &kv.FencedError{Holder: "someone"} },
 }
@@ -312,7 +315,7 @@ func (f *opsFixture) limits() {
 		what  string
 		steps []kv.Step
 	}{
-		{"keyspace", set("", 1, 1)}, {"keyspace", set(kv.Keyspace(make([]byte, kv.MaxKeyspace+1)) + "", 1, 1)},
+		{"keyspace", set("", 1, 1)}, {"keyspace", set(kv.Keyspace(make([]byte, kv.MaxKeyspace+1))+"", 1, 1)},
 		{"key", set("x", 0, 1)}, {"key", set("x", kv.MaxKey+1, 1)}, {"value", set("x", 1, kv.MaxValue+1)},
 		{"sequence", many}, {"sequence", sum},
 	} {

@@ -236,7 +236,10 @@ func (s *Store) do(ctx context.Context, c *call) error {
 			if len(missing) < maxKnown {
 				missing = append(missing, l.addr)
 			}
-			last = err
+			var before *connectionError
+			if last == nil || errors.As(last, &before) { // what a member has said tells more
+				last = err
+			}
 		case c.err == nil: // ctx is over
 			return s.giveUp(err, unknown || c.writes && c.sent, last, missing, began)
 		case errors.Is(err, kv.ErrUnknownOutcome):

@@ -3,6 +3,8 @@ package kvrpc
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	grpcpeer "google.golang.org/grpc/peer"
@@ -47,13 +49,61 @@ func (s *Server) serveWatch(g grpc.ServerStream, m *kvpb.WatchRequest) error {
 	ctx, cancel := joinContext(g.Context(), s.ctx)
 	defer cancel()
 	o := raftkv.WatchOptions{Keyspace: kv.Keyspace(m.Keyspace), Prefix: m.Prefix, From: m.From}
-	err = h.member.Watch(ctx, o, func(index uint64, events []raftkv.Event) error {
-		return g.SendMsg(watchResponse(index, events))
-	})
+	out := &watchStream{grpc: g}
+	if err := out.beat(); err != nil {
+		return err
+	}
+	defer out.beating(ctx)()
+	err = h.member.Watch(ctx, o, out.send)
 	if s.ctx.Err() != nil {
 		return kv.ErrClosed
 	}
 	return err
+}
+
+// watchStream sends events, and signs of life while there are none.
+type watchStream struct {
+	grpc grpc.ServerStream
+	mu   sync.Mutex
+	told bool // something was sent since the last beat
+}
+
+func (w *watchStream) send(index uint64, events []raftkv.Event) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = true
+	return w.grpc.SendMsg(watchResponse(index, events))
+}
+
+func (w *watchStream) beat() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.told {
+		w.told = false
+		return nil
+	}
+	return w.grpc.SendMsg(&kvpb.WatchResponse{})
+}
+
+// beating sends a sign of life every watchBeat until the function it returns is called.
+func (w *watchStream) beating(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() {
+		t := time.NewTicker(watchBeat / 2)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				if w.beat() != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() { cancel(); done.Wait() }
 }
 
 func watchResponse(index uint64, events []raftkv.Event) *kvpb.WatchResponse {

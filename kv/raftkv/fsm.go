@@ -147,7 +147,8 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 	if s.active.bytes > s.opts.FlushBytes {
 		wake(s.flushKick)
 	}
-	for s.flushing != nil && s.active.bytes > s.room() {
+	// A member that follows, or replays its log, is held up later than one that evaluates.
+	for s.flushing != nil && s.active.bytes > s.opts.FlushBytes+s.room() {
 		progress := s.progress
 		s.mu.Unlock()
 		select {

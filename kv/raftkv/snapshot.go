@@ -192,7 +192,12 @@ type snapshotSink struct {
 	sum   hash.Hash32
 	magic int // bytes of the magic that were seen
 	tail  []byte
+
+	unsynced int // bytes written since the last sync
 }
+
+// syncEvery is how much of a snapshot is written between two syncs.
+const syncEvery = 16 << 20
 
 func (k *snapshotSink) ID() string {
 	if k.file != nil {
@@ -224,6 +229,13 @@ func (k *snapshotSink) Write(p []byte) (int, error) {
 	k.sum.Write(p[:body])
 	if _, err := k.file.Write(p[:body]); err != nil {
 		return 0, err
+	}
+	// Bit by bit, so that the logs on the same disk need not wait for all of it at once.
+	if k.unsynced += body; k.unsynced >= syncEvery {
+		k.unsynced = 0
+		if err := k.file.Sync(); err != nil {
+			return 0, err
+		}
 	}
 	return n, nil
 }

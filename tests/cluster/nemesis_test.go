@@ -29,7 +29,7 @@ var nemeses = []nemesis{
 	{"isolate-leader", network, isolateLeader},
 	{"bridge", network, bridge},
 	{"stall", func(o *options) { o.loops = true }, stallDisk},
-	{"clock", func(o *options) { o.binary = "wanted" }, jumpClock},
+	{"clock", func(o *options) { o.clocks = true }, jumpClock},
 	{"members", func(o *options) { o.spares = 2 }, changeMembers},
 	{"transfer", nil, transferLeader},
 	{"snapshots", func(o *options) { o.flush = 4 << 10 }, killOne},

@@ -25,19 +25,20 @@ const storeName = "registers"
 // options of a cluster under test.
 type options struct {
 	nodes   int
-	spares  int    // hosts for nodes that come later
-	loops   bool   // each node's directory is on a filesystem of its own
-	network bool   // faults of the network are wanted
-	flush   int    // bytes that a member gathers before it writes its state file; 0 is the default
-	binary  string // gabion with a clock that can be made to jump; "" runs nodes in the test binary
+	spares  int  // hosts for nodes that come later
+	loops   bool // each node's directory is on a filesystem of its own
+	network bool // faults of the network are wanted
+	flush   int  // bytes that a member gathers before it writes its state file; 0 is the default
+	clocks  bool // the nodes' wall clocks can be made to jump
 }
 
 // cluster is a number of nodes that run, or do not, on hosts of a network.
 type cluster struct {
-	t   testing.TB
-	o   options
-	net *harness.Network // nil where there can be none
-	dir string
+	t      testing.TB
+	o      options
+	net    *harness.Network // nil where there can be none
+	dir    string
+	binary string // gabion
 
 	mu     sync.Mutex
 	nodes  []*node // node i at i-1; those that came later behind them
@@ -62,7 +63,7 @@ type node struct {
 
 // startCluster makes a cluster with the store. It waits until the store can be written to.
 func startCluster(t testing.TB, o options) *cluster {
-	c := &cluster{t: t, o: o, dir: t.TempDir()}
+	c := &cluster{t: t, o: o, dir: t.TempDir(), binary: harness.Binary(t)}
 	var err error
 	if c.net, err = harness.NewNetwork(t, 1+o.nodes+o.spares); err != nil {
 		t.Logf("no network namespaces, so no partitions: %v", err)
@@ -110,8 +111,8 @@ func (c *cluster) newNode(host int) *node {
 		n.loop = harness.NewLoop(c.t, "ext4", 256<<20)
 		n.dir = filepath.Join(n.loop.Dir, n.id)
 	}
-	if c.o.binary != "" {
-		n.clock = newWallClock(c.t, filepath.Join(c.dir, n.id+".clock"))
+	if c.o.clocks {
+		n.clock = new(wallClock)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -174,7 +175,7 @@ func (c *cluster) run(ctx context.Context, host int, name string, args ...string
 	if err != nil {
 		return "", err
 	}
-	child := harness.GoBy(c.t, "role "+name, cmd, c.starter(host))
+	child := harness.GoBy(c.t, "role "+name, cmd, c.starter(host, (*exec.Cmd).Start))
 	limit := harness.Patience(patience)
 	if d, ok := ctx.Deadline(); ok {
 		limit = time.Until(d)
@@ -182,13 +183,12 @@ func (c *cluster) run(ctx context.Context, host int, name string, args ...string
 	return child.Wait(limit)
 }
 
-func (c *cluster) starter(host int) func(*exec.Cmd) error {
-	return func(cmd *exec.Cmd) error {
-		if c.net == nil {
-			return cmd.Start()
-		}
-		return c.net.Start(host, cmd)
+// starter returns what starts a command on a host.
+func (c *cluster) starter(host int, start func(*exec.Cmd) error) func(*exec.Cmd) error {
+	if c.net == nil {
+		return start
 	}
+	return func(cmd *exec.Cmd) error { return c.net.On(host, func() error { return start(cmd) }) }
 }
 
 // start starts the node's process, unless it runs.
@@ -206,7 +206,11 @@ func (n *node) start() {
 		n.c.t.Error(err)
 		return
 	}
-	n.child = harness.GoBy(n.c.t, "node "+n.id, cmd, n.c.starter(n.host))
+	start := (*exec.Cmd).Start
+	if n.clock != nil {
+		start = n.clock.start
+	}
+	n.child = harness.GoBy(n.c.t, "node "+n.id, cmd, n.c.starter(n.host, start))
 }
 
 // running reports whether the process is there. The caller holds mu.

@@ -19,10 +19,10 @@ import (
 	"github.com/gabionfs/gabion/tests/harness"
 )
 
-// The roles of the test binary. Nodes whose clock jumps are `gabion node`; the others are this binary, which opens
-// the same node with smaller limits, so that snapshots and compaction happen all the time.
+// The roles of the test binary. Nodes are `gabion node`, but where snapshots and compaction shall happen all the
+// time: then they are this binary, which opens the same node with smaller limits.
 var roles = map[string]harness.Role{
-	"freeze": freeze, "init": initNode, "join": joinNode, "node": runNode, "bundle": bundle, "admin": administer,
+	"clock": clock, "freeze": freeze, "init": initNode, "join": joinNode, "node": runNode, "bundle": bundle, "admin": administer,
 }
 
 func logger() *slog.Logger {
@@ -31,10 +31,8 @@ func logger() *slog.Logger {
 
 // command returns the command that runs the node.
 func (n *node) command() (*exec.Cmd, error) {
-	if n.clock != nil {
-		cmd := exec.Command(n.c.o.binary, "node", "--data", n.dir, "--listen", n.addr)
-		cmd.Env = append(os.Environ(), clockVar+"="+n.clock.path)
-		return cmd, nil
+	if n.c.o.flush == 0 {
+		return exec.Command(n.c.binary, "node", "--data", n.dir, "--listen", n.addr), nil
 	}
 	return harness.RoleCommand("node", n.dir, n.addr, strconv.Itoa(n.c.o.flush))
 }

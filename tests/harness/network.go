@@ -79,8 +79,8 @@ func NewNetwork(t testing.TB, hosts int) (*Network, error) {
 // IP returns the address of a host.
 func (n *Network) IP(host int) string { return fmt.Sprintf("10.77.%d.2", host) }
 
-// Start starts a command on a host.
-func (n *Network) Start(host int, cmd *exec.Cmd) error { return n.hosts[host].do(cmd.Start) }
+// On runs fn on a host: in its namespace, on a thread of its own. What fn starts is on the host too.
+func (n *Network) On(host int, fn func() error) error { return n.hosts[host].do(fn) }
 
 // DialContext returns a function that opens connections from a host. Addresses are literal.
 func (n *Network) DialContext(host int) func(ctx context.Context, network, addr string) (net.Conn, error) {

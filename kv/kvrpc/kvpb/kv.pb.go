@@ -2381,8 +2381,8 @@ type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Everything up to this index has been delivered.
 	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// In the order of the transactions. A message without events only tells the index, at least every
-	// few seconds.
+	// In the order of the transactions. A message without events only tells the index, or, with index 0,
+	// that the member is alive: every second or two something is sent.
 	Events        []*Event `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
