@@ -36,7 +36,6 @@ func TestFreedBeforeACrash(t *testing.T) {
 		a = mustOpen(t, dir, opts)
 		for id, s := range a.table.segments {
 			t.Errorf("trimmed %v: segment %d is there, missing %v", trim, id, s.missing)
-			t.Log("XX", a.compactSegment(t.Context(), s, -1), s.state)
 		}
 		put(t, a, "k", payload(1000, 2))
 		a.Close()

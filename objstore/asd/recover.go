@@ -169,8 +169,13 @@ func (a *ASD) attach(files []*foundFile, pos position, states map[uint64]segment
 		ff := bySlot[st.slot]
 		switch {
 		case ff != nil && ff.err == nil && ff.info.state == segmentInUse && ff.info.id == id && ff.info.epoch == st.epoch:
-		case st.records == 0 && id != pos.segment:
-			continue // it died just before a crash
+		case st.records == 0 && (id != pos.segment || ff == nil || ff.err == nil):
+			// It died just before a crash. The newest one may have had frames that are not in the index, if
+			// its file is not there because it was lost.
+			if id == pos.segment && ff == nil {
+				a.log.Warn("the newest segment was freed, or is lost with what was written last", "segment", id)
+			}
+			continue
 		case ff != nil && ff.err != nil:
 			a.log.Error("segment header is damaged; going on with what the index knows", "segment", id, "error", ff.err)
 			ff.info = segmentInfo{state: segmentInUse, id: id, epoch: st.epoch, asd: a.identity.ASD}
