@@ -1,17 +1,13 @@
 package raftkv
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -54,57 +50,6 @@ type base struct {
 	// Of the newest generation, for whoever writes the next one:
 	sums sumsLog
 	free pageSet // pages that are not in use in it
-}
-
-// state is what the state file knows about itself: which part of the log it contains.
-type state struct {
-	applied uint64 // index of the last log entry it contains
-	term    uint64 // of the last batch that was applied, see logpb
-	number  uint64
-
-	// mixed is the log entry up to which some keys are newer than applied says: a flush is under way. The
-	// file is a consistent picture once the entries up to there have been applied on top of it. 0: none.
-	mixed uint64
-
-	snapshot snapshotMeta // the last Raft snapshot; its index may be behind or ahead of applied
-	voids    voids        // in a record of its own
-}
-
-const stateVersion = 2
-
-// marshal lays the record out as: version u32, applied u64, term u64, number u64, mixed u64 (since version
-// 2), the snapshot (see snapshotMeta.append), CRC-32C of all before as u32; little endian.
-func (st state) marshal() []byte {
-	b := binary.LittleEndian.AppendUint32(nil, stateVersion)
-	b = binary.LittleEndian.AppendUint64(b, st.applied)
-	b = binary.LittleEndian.AppendUint64(b, st.term)
-	b = binary.LittleEndian.AppendUint64(b, st.number)
-	b = binary.LittleEndian.AppendUint64(b, st.mixed)
-	b = st.snapshot.append(b)
-	return binary.LittleEndian.AppendUint32(b, crc(b))
-}
-
-func unmarshalState(b []byte) (st state, err error) {
-	if len(b) < 4+4*8+4 {
-		return st, errors.New("the state record is too short")
-	}
-	body, sum := b[:len(b)-4], binary.LittleEndian.Uint32(b[len(b)-4:])
-	if crc(body) != sum {
-		return st, errors.New("the state record does not match its checksum")
-	}
-	v := binary.LittleEndian.Uint32(body)
-	if v < 1 || v > stateVersion {
-		return st, fmt.Errorf("the state record has version %d, known is %d", v, stateVersion)
-	}
-	st.applied = binary.LittleEndian.Uint64(body[4:])
-	st.term = binary.LittleEndian.Uint64(body[12:])
-	st.number = binary.LittleEndian.Uint64(body[20:])
-	rest := body[28:]
-	if v >= 2 {
-		st.mixed, rest = binary.LittleEndian.Uint64(rest), rest[8:]
-	}
-	st.snapshot, err = parseSnapshotMeta(rest)
-	return st, err
 }
 
 // createBase creates an empty state file, whole or not at all.
@@ -325,231 +270,10 @@ func (b *base) meta(pageSize int, tx uint64) (meta, error) {
 	return meta{}, &kv.CorruptError{What: b.path, Err: fmt.Errorf("no meta page of transaction %d", tx)}
 }
 
-func putState(tx *bolt.Tx, st state) error {
-	m, err := tx.CreateBucketIfNotExists(metaBucket)
-	if err != nil {
-		return err
-	}
-	if err := m.Put(voidsKey, st.voids.marshal()); err != nil {
-		return err
-	}
-	return m.Put(stateKey, st.marshal())
-}
-
 // guard turns a panic or a memory fault over pages that make no sense, or that cannot be read, into a
 // typed error. It is deferred around what touches pages and does not call back.
 func guard(path string, err *error) {
 	if r := recover(); r != nil {
 		*err = &kv.CorruptError{What: path, Err: fmt.Errorf("%v", r)}
 	}
-}
-
-// flushCursor is how far a table has been written into the state file.
-type flushCursor struct {
-	table  *memtable
-	spaces []kv.Keyspace // with keys that are not written
-	from   []byte        // the first of them in spaces[0], or nil: all of its keys
-	left   int           // number of keys that are not written
-}
-
-func newFlushCursor(table *memtable) *flushCursor {
-	n := table.len()
-	table.mu.RLock()
-	defer table.mu.RUnlock()
-	return &flushCursor{table: table, spaces: slices.Sorted(maps.Keys(table.spaces)), left: n}
-}
-
-func (c *flushCursor) done() bool { return len(c.spaces) == 0 }
-
-// write puts the newest versions of the next keys of the table into the file, as many as change about
-// limit bytes of pages, in one transaction. With the last ones goes the state that the table leads to;
-// before, the state that the file has is kept, with a note that some keys are ahead of it. old is the
-// generation that it changes.
-func (b *base) write(old *generation, c *flushCursor, limit int64, st state) (err error) {
-	defer guard(b.path, &err)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	tx, err := b.db.Begin(true)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback() //nolint:errcheck // after Commit it has nothing to do
-	c.table.mu.RLock()
-	defer c.table.mu.RUnlock()
-	for rest := limit; rest > 0 && !c.done(); {
-		if rest, err = b.writeSpace(tx, old, c, rest); err != nil {
-			return err
-		}
-	}
-	if !c.done() {
-		now, err := old.state()
-		if err != nil {
-			return err
-		}
-		now.mixed = st.applied
-		st = now
-	}
-	if err := putState(tx, st); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
-// writeSpace writes the next keys of one keyspace. It returns what is left of the limit; 0 when there are
-// more keys.
-func (b *base) writeSpace(tx *bolt.Tx, old *generation, c *flushCursor, limit int64) (int64, error) {
-	ks := c.spaces[0]
-	name := bucketName(ks)
-	before, exists := old.tree.buckets[string(name)]
-	bucket, err := tx.CreateBucketIfNotExists(name)
-	if err != nil {
-		return 0, err
-	}
-	var touched []byte // up to this key
-	rest, more := limit, false
-	visit := func(it item) bool {
-		key := bytesOf(it.key)
-		if rest <= 0 {
-			c.from, more = key, true
-			return false
-		}
-		if len(key) > maxPlain {
-			var changed int64
-			changed, err = b.putLong(tx, old, ks, key, it.head.sealed)
-			rest -= changed
-			c.left--
-			return err == nil
-		}
-		if exists && (touched == nil || bytes.Compare(key, touched) > 0) {
-			if touched, err = old.tree.touch(before, key); err != nil {
-				return false
-			}
-			rest -= int64(old.tree.size)
-		}
-		if it.head.sealed == nil {
-			err = bucket.Delete(key)
-		} else {
-			err = bucket.Put(key, it.head.sealed)
-		}
-		rest -= int64(len(key) + len(it.head.sealed) + elementSize)
-		c.left--
-		return err == nil
-	}
-	if t := c.table.spaces[ks]; c.from == nil {
-		t.Scan(visit)
-	} else {
-		t.Ascend(makeItem(c.from, nil), visit)
-	}
-	if err != nil || more {
-		return 0, err
-	}
-	c.spaces, c.from = c.spaces[1:], nil
-	return rest, nil
-}
-
-// generation is one content of the state file. A flush begins the next one. The views of a generation
-// keep its pages from being reused.
-type generation struct {
-	base    *base
-	tree    *tree
-	pin     *bolt.Tx      // keeps bbolt from reusing the pages
-	views   int           // open ones; guarded by Store.mu, like retired
-	retired bool          // no more views
-	drained chan struct{} // closed by unpin
-}
-
-// leave takes a view off. It reports whether the caller must unpin the generation. The caller holds
-// Store.mu.
-func (g *generation) leave() (last bool) {
-	g.views--
-	return g.retired && g.views == 0
-}
-
-// retire ends the generation, with the same answer as leave.
-func (g *generation) retire() (last bool) {
-	g.retired = true
-	return g.views == 0
-}
-
-func (g *generation) unpin() {
-	_ = g.pin.Rollback()
-	close(g.drained)
-}
-
-// get returns the sealed value of a key in a bucket, or nil.
-func (g *generation) get(name, key []byte) (sealed []byte, err error) {
-	b, ok := g.tree.buckets[string(name)]
-	if !ok {
-		return nil, nil
-	}
-	defer guard(g.base.path, &err)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	return g.tree.get(b, key)
-}
-
-// state returns the state record.
-func (g *generation) state() (st state, err error) {
-	b, err := g.get(metaBucket, stateKey)
-	if err != nil {
-		return st, err
-	}
-	if st, err = unmarshalState(b); err != nil {
-		return st, &kv.CorruptError{What: g.base.path, Err: err}
-	}
-	if b, err = g.get(metaBucket, voidsKey); err != nil || b == nil { // absent in files of an earlier release
-		return st, err
-	}
-	if st.voids, err = parseVoids(b); err != nil {
-		return st, &kv.CorruptError{What: g.base.path, Err: err}
-	}
-	return st, nil
-}
-
-// verify compares every page with its checksum, and every value with its own, whether that was done
-// before or not. It returns the number of bytes.
-func (g *generation) verify(ctx context.Context) (n int64, err error) {
-	defer guard(g.base.path, &err)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	t := *g.tree
-	t.sums = newSums(g.tree.sums.table, g.tree.sums.tx)
-	if _, err := t.page(t.meta.free); err != nil {
-		return 0, err
-	}
-	if err := t.openBuckets(); err != nil {
-		return 0, err
-	}
-	for name, b := range t.buckets {
-		var m int64
-		if name[0] == 'l' {
-			m, err = verifyBucket(ctx, &t, name, b, new(longWalker))
-		} else {
-			m, err = verifyBucket(ctx, &t, name, b, new(walker))
-		}
-		if n += m; err != nil {
-			return n, err
-		}
-	}
-	_, err = g.state()
-	return n, err
-}
-
-// verifyBucket walks through a bucket and compares every value with its checksum.
-func verifyBucket(ctx context.Context, t *tree, name string, b bucket, w interface {
-	first(*tree, bucket) error
-	valid() bool
-	current() (key, sealed []byte)
-	move(by int) error
-}) (n int64, err error) {
-	for err = w.first(t, b); err == nil && w.valid(); err = w.move(+1) {
-		key, sealed := w.current()
-		n += int64(len(key) + len(sealed))
-		if string(metaBucket) != name {
-			if _, err := unseal(kv.Keyspace(name[1:]), key, sealed); err != nil {
-				return n, t.corrupt("%w", err)
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			return n, err
-		}
-	}
-	return n, err
 }

@@ -199,6 +199,12 @@ func (c *cluster) leader(except ...int) (int, *raftkv.Store) {
 	return found, c.members[found]
 }
 
+// must returns whoever leads.
+func (c *cluster) must() *raftkv.Store {
+	_, lead := c.leader()
+	return lead
+}
+
 // converge waits until all running members have applied what the leader has, and compares them.
 func (c *cluster) converge() {
 	c.t.Helper()
@@ -258,9 +264,19 @@ func steps(t testing.TB, s kv.Store, n int) {
 // steps runs the workload on whoever leads; an election in between is not an error.
 func (c *cluster) steps(n int) {
 	c.t.Helper()
+	c.commit(n, func(i int) kv.Commit { return kv.Commit(min(i%10, 1)) })
+}
+
+// durably is steps that an election cannot take back.
+func (c *cluster) durably(n int) {
+	c.t.Helper()
+	c.commit(n, func(int) kv.Commit { return kv.Durable })
+}
+
+func (c *cluster) commit(n int, strength func(i int) kv.Commit) {
+	c.t.Helper()
 	for i := 0; i < n; {
-		_, lead := c.leader()
-		_, err := crashStep(lead, kv.Commit(min(i%10, 1)))
+		_, err := crashStep(c.must(), strength(i))
 		if err != nil && !isUnavailable(err) {
 			c.t.Fatal(err)
 		}
@@ -274,8 +290,7 @@ func (c *cluster) steps(n int) {
 func (c *cluster) picture() uint64 {
 	c.t.Helper()
 	for {
-		_, lead := c.leader()
-		n, err := lookAt(lead)
+		n, err := lookAt(c.must())
 		if err == nil {
 			return n
 		}
@@ -432,14 +447,14 @@ func TestGrow(t *testing.T) {
 			_, lead = c.leader()
 			return lead.AddVoter(context.Background(), string(c.servers[i].ID), string(c.servers[i].Address)) == nil
 		})
-		c.steps(20)
+		c.durably(20)
 	}
 	c.converge()
 	if n := len(lead.Members()); n != 3 {
 		t.Errorf("%d members", n)
 	}
 	c.stop(0)
-	c.steps(20)
+	c.durably(20)
 	if n := c.picture(); n < 100 {
 		t.Errorf("%d transactions, want 100", n)
 	}

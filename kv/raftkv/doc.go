@@ -13,14 +13,22 @@
 //	base      the state file (bbolt), as of the last flush
 //
 // Pending and recent share a tree, so a commit moves nothing: it advances a number. When the tree is
-// large it is sealed and written to the state file in one bbolt transaction, together with the index of
-// the last log entry that it contains. That is also the raft snapshot, after which the log is truncated.
+// large it is sealed and written to the state file in a few bbolt transactions, the last of them together
+// with the index of the last log entry that it contains. That is also the raft snapshot, after which the log is truncated.
+//
+// Keys that are longer than bbolt takes have a place of their own in it (long.go).
+//
+// The log also serves those who watch (watch.go), and members that lag: Options.MinLog bytes of it stay
+// behind the snapshot (retain.go). A link between raft and the transport knows which peers answer, how
+// fresh a follower is, and keeps a member silent whose disk hangs (link.go, stall.go).
 //
 // Files in Options.Dir, all written by one process at a time, which holds the lock on LOCK:
 //
 //	format    magic, version, the member's ID, checksum (dir.go)
 //	log/      the replicated log and raft's vote
-//	state.db  bbolt: a bucket per keyspace and the state record (base.go)
+//	state.db  bbolt: a bucket per keyspace and the state record (base.go, state.go)
+//	state.sum checksums of its pages (sums.go)
+//	spool-*   copies that are sent to others; gone when they are sent
 //
 // The package assumes that a file system keeps what fsync acknowledged. A sync that fails stops the
 // store for good: from then on every call returns an error that matches kv.ErrClosed.

@@ -94,12 +94,6 @@ func TestStalledSync(t *testing.T) {
 	}
 }
 
-// must returns whoever leads.
-func (c *cluster) must() *raftkv.Store {
-	_, lead := c.leader()
-	return lead
-}
-
 // TestFailedSync: a leader whose log cannot be made durable acknowledges nothing and stops for good.
 func TestFailedSync(t *testing.T) {
 	c, disks := startOnDisks(t)
