@@ -87,15 +87,14 @@ func (f *fakeMember) lose() {
 }
 
 type fakeConn struct {
-	f        *fakeMember
-	once     sync.Once
-	broken   chan struct{}
-	answers  chan *kvpb.SessionResponse
-	opened   bool
-	parts    []byte
-	held     []*kvpb.SessionResponse // answers that are late
-	acked    int
-	finished sync.WaitGroup
+	f       *fakeMember
+	once    sync.Once
+	broken  chan struct{}
+	answers chan *kvpb.SessionResponse
+	opened  bool
+	parts   []byte
+	held    []*kvpb.SessionResponse // answers that are late
+	acked   int
 }
 
 var errBroken = errors.New("the line is broken")
@@ -250,6 +249,7 @@ type openView struct {
 	state rowsOf
 	ask   chan func(kv.Reader)
 	done  chan error
+	busy  chan string // not nil: a look is under way, and this tells what was wrong
 }
 
 func hold(s *Session, level kv.Level, state rowsOf) *openView {
@@ -268,10 +268,30 @@ func hold(s *Session, level kv.Level, state rowsOf) *openView {
 	return v
 }
 
-func (v *openView) do(fn func(kv.Reader)) {
+// do runs fn in the view.
+func (v *openView) do(t *rapid.T, fn func(kv.Reader)) {
+	v.wait(t)
 	done := make(chan struct{})
 	v.ask <- func(r kv.Reader) { defer close(done); fn(r) }
 	<-done
+}
+
+// start begins to look at a part of the view, while others go on.
+func (v *openView) start(t *rapid.T) {
+	v.wait(t)
+	v.busy = make(chan string, 1)
+	l := drawLook(t)
+	v.ask <- func(r kv.Reader) { v.busy <- v.state.compare(l, r) }
+}
+
+// wait waits for a look that is under way.
+func (v *openView) wait(t *rapid.T) {
+	if v.busy != nil {
+		if wrong := <-v.busy; wrong != "" {
+			t.Fatal("later: " + wrong)
+		}
+		v.busy = nil
+	}
 }
 
 var (
@@ -285,23 +305,39 @@ var (
 	})
 )
 
-// compare looks at a random part of a state.
-func (m rowsOf) compare(t *rapid.T, r kv.Reader) {
-	ks, key, g := genSpace.Draw(t, "ks"), genKey.Draw(t, "key"), genRange.Draw(t, "range")
-	want, ok := m[[2]string{ks, key}]
-	got, err := r.Get(kv.Keyspace(ks), []byte(key))
+// look is a part of a state to look at.
+type look struct {
+	ks, key string
+	g       kv.Range
+}
+
+func drawLook(t *rapid.T) look {
+	return look{genSpace.Draw(t, "ks"), genKey.Draw(t, "key"), genRange.Draw(t, "range")}
+}
+
+// compare says what is wrong with what a reader shows.
+func (m rowsOf) compare(l look, r kv.Reader) string {
+	want, ok := m[[2]string{l.ks, l.key}]
+	got, err := r.Get(kv.Keyspace(l.ks), []byte(l.key))
 	if ok != (err == nil) || err != nil && !errors.Is(err, kv.ErrNotFound) || string(got) != want {
-		t.Fatalf("get %s/%q: %q, %v; want %q, %v", ks, key, got, err, want, ok)
+		return fmt.Sprintf("get %s/%q: %q, %v; want %q, %v", l.ks, l.key, got, err, want, ok)
 	}
 	var list bytes.Buffer
-	if err := r.Range(kv.Keyspace(ks), g, func(k, v []byte) bool {
+	if err := r.Range(kv.Keyspace(l.ks), l.g, func(k, v []byte) bool {
 		if list.Len() > 0 {
 			list.WriteByte(' ')
 		}
 		fmt.Fprintf(&list, "%s=%s", k, v)
 		return true
-	}); err != nil || list.String() != m.list(ks, g) {
-		t.Fatalf("range %s %+v: %q, %v; want %q", ks, g, list.String(), err, m.list(ks, g))
+	}); err != nil || list.String() != m.list(l.ks, l.g) {
+		return fmt.Sprintf("range %s %+v: %q, %v; want %q", l.ks, l.g, list.String(), err, m.list(l.ks, l.g))
+	}
+	return ""
+}
+
+func (m rowsOf) check(t *rapid.T, r kv.Reader) {
+	if wrong := m.compare(drawLook(t), r); wrong != "" {
+		t.Fatal(wrong)
 	}
 }
 
@@ -329,6 +365,7 @@ func TestModel(t *testing.T) {
 		}
 		var views []*openView
 		closeView := func(i int) {
+			views[i].wait(t)
 			close(views[i].ask)
 			if err := <-views[i].done; err != nil {
 				t.Fatalf("view: %v", err)
@@ -359,7 +396,7 @@ func TestModel(t *testing.T) {
 							tx.Delete(kv.Keyspace(ks), []byte(key))
 							delete(next, [2]string{ks, key})
 						case 4:
-							next.compare(t, tx)
+							next.check(t, tx)
 						}
 					}
 					return nil
@@ -370,7 +407,7 @@ func TestModel(t *testing.T) {
 			},
 			"view": func(t *rapid.T) {
 				l := rapid.SampledFrom([]kv.Level{kv.Pending, kv.Linearizable, kv.Stale}).Draw(t, "level")
-				if err := s.View(context.Background(), l, func(r kv.Reader) error { m.compare(t, r); return nil }); err != nil {
+				if err := s.View(context.Background(), l, func(r kv.Reader) error { m.check(t, r); return nil }); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -382,7 +419,12 @@ func TestModel(t *testing.T) {
 			"look": func(t *rapid.T) {
 				if len(views) > 0 {
 					v := views[rapid.IntRange(0, len(views)-1).Draw(t, "which")]
-					v.do(func(r kv.Reader) { v.state.compare(t, r) })
+					v.do(t, func(r kv.Reader) { v.state.check(t, r) })
+				}
+			},
+			"look later": func(t *rapid.T) {
+				if len(views) > 0 {
+					views[rapid.IntRange(0, len(views)-1).Draw(t, "which")].start(t)
 				}
 			},
 			"let go": func(t *rapid.T) {
@@ -404,7 +446,7 @@ func TestModel(t *testing.T) {
 		})
 		for len(views) > 0 {
 			v := views[0]
-			v.do(func(r kv.Reader) { v.state.compare(t, r) })
+			v.do(t, func(r kv.Reader) { v.state.check(t, r) })
 			closeView(0)
 		}
 		if err := s.Close(); err != nil {

@@ -1,10 +1,6 @@
 package kvsession
 
-import (
-	"slices"
-
-	"github.com/gabionfs/gabion/kv"
-)
+import "github.com/gabionfs/gabion/kv"
 
 // page is a stretch of a keyspace as the server has it: every row from low to high.
 type page struct {
@@ -115,9 +111,9 @@ type hand struct {
 // is spread evenly and a table full of rows that must stay is not searched again and again. The caller
 // holds mu.
 func (t *table) evict(limit int64, floor uint64, added int) {
-	const per, least = 8, 512
+	const per, least, most = 8, 64, 32 << 10
 	h := &t.hand
-	h.credit = min(h.credit+per*added, 64*least)
+	h.credit = min(h.credit+per*added, most)
 	if t.bytes <= limit || h.credit < least {
 		return
 	}
@@ -172,16 +168,4 @@ func (t *table) sweep(sp *space, floor uint64) {
 		t.bytes -= v.node.size(v.key)
 		sp.tree.Delete(v.item)
 	}
-}
-
-// keyspaces returns the names of those that anything is known of.
-func (t *table) keyspaces() []kv.Keyspace {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	var names []kv.Keyspace
-	for _, sp := range t.order {
-		names = append(names, sp.name)
-	}
-	slices.Sort(names)
-	return names
 }
