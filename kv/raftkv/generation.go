@@ -58,11 +58,16 @@ func (g *generation) state() (st state, err error) {
 	if st, err = unmarshalState(b); err != nil {
 		return st, &kv.CorruptError{What: g.base.path, Err: err}
 	}
-	if b, err = g.get(metaBucket, voidsKey); err != nil || b == nil { // absent in files of an earlier release
+	if b, err = g.get(metaBucket, voidsKey); err != nil {
 		return st, err
 	}
-	if st.voids, err = parseVoids(b); err != nil {
-		return st, &kv.CorruptError{What: g.base.path, Err: err}
+	if b != nil {
+		if st.voids, err = parseVoids(b); err != nil {
+			return st, &kv.CorruptError{What: g.base.path, Err: err}
+		}
+	}
+	if st.voids.since == 0 { // a file of an earlier release, or a new one
+		st.voids.since = st.applied + 1
 	}
 	return st, nil
 }

@@ -42,9 +42,6 @@ func (s *Store) openFiles() error {
 		return err
 	}
 	s.gen, s.applied, s.reached = gen, st, st.snapshot.Index
-	if s.applied.voids.since == 0 { // a state file of an earlier release, or a new one
-		s.applied.voids.since = st.applied + 1
-	}
 	s.snaps = &snapshots{store: s}
 	stale, err := s.isStale(first, last)
 	switch {

@@ -10,7 +10,7 @@ import (
 // those before it, so it is written down when it is applied: whoever reads the log later may begin in its
 // middle. It is part of the state file.
 type voids struct {
-	since uint64   // known for entries from this one on; 0 when nothing is known
+	since uint64   // known for entries from this one on; 0 in no file that was opened
 	list  []uint64 // ascending
 }
 

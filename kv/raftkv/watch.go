@@ -98,7 +98,7 @@ func (s *Store) eventsOf(index uint64, o *WatchOptions) ([]Event, error) {
 	s.mu.Lock()
 	since, void := s.applied.voids.since, s.applied.voids.has(index)
 	s.mu.Unlock()
-	if since == 0 || index < since {
+	if index < since {
 		return nil, s.compacted(since)
 	}
 	if void {
