@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -147,10 +148,25 @@ func (f *nodeFlags) run(ctx context.Context, e *env) error {
 		}
 		return f.explain(e, err)
 	}
+	awaitAddress(ctx, e.data)
 	if _, err = fmt.Fprintf(e.out, "ready: node=%s listen=%s cluster=%s\n", n.ID(), n.Addr(), n.ClusterID()); err == nil {
 		<-ctx.Done()
 	}
 	return errors.Join(err, n.Close())
+}
+
+// awaitAddress waits until the directory says where the node can be reached, so that commands can use it.
+// Only that of a new cluster does not say so from the start.
+func awaitAddress(ctx context.Context, dir string) {
+	for ctx.Err() == nil {
+		if b, err := cluster.LoadBundle(dir); err != nil || len(b.Addrs) > 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // interruptible returns a context that the first SIGINT or SIGTERM ends; the second ends the process.
@@ -218,7 +234,7 @@ func (f *nodeFlags) explain(e *env, err error) error {
 			id = b.ID.Name
 		}
 		return fmt.Errorf("%w: what this node has acknowledged cannot be trusted any more, so it does not start. Make a new one with an empty --data and a new token, then run `gabion cluster replace %s NEW` on a node that runs", err, id)
-	case errors.Is(err, cluster.ErrExists):
+	case errors.Is(err, cluster.ErrExists), strings.Contains(err.Error(), cluster.ErrExists.Error()):
 		return fmt.Errorf("%w: give another --id, or an empty --data", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, kv.ErrNoQuorum):
 		return fmt.Errorf("%w: are the other nodes running, and reachable from here?", err)

@@ -61,9 +61,10 @@ func (r remote) Exists(ctx context.Context, o Read, ks kv.Keyspace, keys [][]byt
 }
 
 func (r remote) Range(ctx context.Context, o Read, q Query, fn func(Pair) error) (bool, error) {
-	left := q.Range
+	rest, left := q.Range, q.Limit // of the range, and of the limit if there is one
 	for {
-		p, err := r.s.Range(ctx, q.Keyspace, left, kvrpc.RangeOptions{ReadOptions: readOptions(o), KeysOnly: q.KeysOnly})
+		rest.Limit = max(left, 0)
+		p, err := r.s.Range(ctx, q.Keyspace, rest, kvrpc.RangeOptions{ReadOptions: readOptions(o), KeysOnly: q.KeysOnly})
 		if err != nil {
 			return false, err
 		}
@@ -72,10 +73,11 @@ func (r remote) Range(ctx context.Context, o Read, q Query, fn func(Pair) error)
 				return false, err
 			}
 		}
-		left = p.Next(left)
-		if !p.More || q.Limit > 0 && left.Limit == 0 {
+		left -= len(p.Entries)
+		if !p.More || q.Limit > 0 && left <= 0 {
 			return p.More, nil
 		}
+		rest = p.Next(rest)
 	}
 }
 
