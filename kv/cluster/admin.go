@@ -71,7 +71,7 @@ func (a adminServer) CreateStore(ctx context.Context, r *clusterpb.CreateStoreRe
 }
 
 func (n *Node) createIn(tx kv.Txn, r *clusterpb.CreateStoreRequest) (*clusterpb.Store, error) {
-	im, err := readImage(tx, 0)
+	im, err := readImage(tx)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func (a adminServer) DeleteStore(ctx context.Context, r *clusterpb.DeleteStoreRe
 // changeStore changes the row of a store.
 func (n *Node) changeStore(ctx context.Context, name string, change func(im *image, s *clusterpb.Store) error) (s *clusterpb.Store, err error) {
 	err = n.inDirectory(ctx, func(tx kv.Txn) error {
-		im, err := readImage(tx, 0)
+		im, err := readImage(tx)
 		if err != nil {
 			return err
 		}

@@ -54,6 +54,7 @@ func bundleOf(t testing.TB, c *cluster.Client, name string, admin bool) *identit
 }
 
 func TestWhoMayDoWhat(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 1)
 	addr := c.nodes["a"].Addr()
 	for _, test := range []struct {
@@ -101,6 +102,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 }
 
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 1)
 	join := func(id, token string) error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -147,6 +149,7 @@ func TestTokens(t *testing.T) {
 
 // TestJoinAgain: an answer that is lost costs nothing; the node asks again with the same key.
 func TestJoinAgain(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 1)
 	token := c.token(cluster.TokenOptions{})
 	dir := c.path("b")

@@ -162,7 +162,7 @@ func (c *Client) call(ctx context.Context, what string, fn func(ctx context.Cont
 				c.answered(a)
 				return nil
 			}
-			err, retry, to := fromStatus(err)
+			retry, to, err := fromStatus(err)
 			var re *redirectError
 			again = again || !errors.As(err, &re)
 			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
@@ -253,7 +253,7 @@ func (c *Client) DeleteStore(ctx context.Context, name string) error {
 	return c.call(ctx, "delete store "+name, func(ctx context.Context, s clusterpb.ClusterClient, again bool) error {
 		_, err := s.DeleteStore(ctx, &clusterpb.DeleteStoreRequest{Name: name})
 		if again {
-			if e, _, _ := fromStatus(err); errors.Is(e, kv.ErrNoStore) {
+			if _, _, e := fromStatus(err); errors.Is(e, kv.ErrNoStore) {
 				return nil // the earlier attempt did it
 			}
 		}

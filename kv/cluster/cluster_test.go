@@ -172,6 +172,21 @@ func (c *town) grow(size int) {
 	for i := 1; i < size; i++ {
 		c.join(string(rune('a' + i)))
 	}
+	// A store that is created now begins with all of them.
+	wait(c.t, "the nodes vote in the directory", func() bool {
+		votes := 0
+		for _, s := range c.status().Stores {
+			if s.Store.Name != cluster.Directory {
+				continue
+			}
+			for _, m := range s.Members {
+				if m.Voter {
+					votes++
+				}
+			}
+		}
+		return votes == map[int]int{1: 1, 2: 2, 3: 3, 4: 3, 5: 5}[size]
+	})
 }
 
 func (c *town) create(name string, voters ...string) {
@@ -273,6 +288,7 @@ func (c *town) members(store string, voters, learners []string) {
 }
 
 func TestThreeNodes(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.members(cluster.Directory, []string{"a", "b", "c"}, nil)
 	c.create("s")

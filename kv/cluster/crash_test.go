@@ -18,6 +18,7 @@ import (
 // Every change that was asked for happens exactly once, and every node ends up with the members that it
 // shall have and no files of others.
 func TestCrashAnywhere(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	if s := os.Getenv("GABION_SEED"); s != "" {
 		var err error

@@ -34,7 +34,9 @@ const directoryVersion = 1
 
 // image is the directory at one index, for reading. It is replaced, never changed.
 type image struct {
-	index  uint64
+	// Everything up to index is in it, and nothing after upTo.
+	index, upTo uint64
+
 	nodes  map[string]*clusterpb.Node
 	stores map[string]*clusterpb.Store // without the directory itself
 	byRaft map[string]*clusterpb.Store // by raft ID
@@ -43,9 +45,9 @@ type image struct {
 var emptyImage = &image{}
 
 // readImage reads the rows that everybody needs at all times.
-func readImage(r kv.Reader, index uint64) (*image, error) {
+func readImage(r kv.Reader) (*image, error) {
 	im := &image{
-		index: index, nodes: map[string]*clusterpb.Node{},
+		nodes:  map[string]*clusterpb.Node{},
 		stores: map[string]*clusterpb.Store{}, byRaft: map[string]*clusterpb.Store{},
 	}
 	if v, err := r.Get(ksMeta, keyVersion); err == nil && (len(v) != 4 || binary.BigEndian.Uint32(v) > directoryVersion) {

@@ -89,14 +89,14 @@ func (e *remoteError) Unwrap() error { return e.kind }
 
 // fromStatus turns what came over the wire into what a caller can match. retry says that another attempt,
 // perhaps elsewhere, may succeed; to is where, when that is known.
-func fromStatus(err error) (out error, retry bool, to string) {
+func fromStatus(err error) (retry bool, to string, out error) {
 	s, ok := status.FromError(err)
 	if !ok {
-		return err, false, ""
+		return false, "", err
 	}
 	for _, d := range s.Details() {
 		if r, ok := d.(*clusterpb.Redirect); ok {
-			return &redirectError{r.Node, r.Address}, true, r.Address
+			return true, r.Address, &redirectError{r.Node, r.Address}
 		}
 	}
 	kind := error(nil)
@@ -118,11 +118,11 @@ func fromStatus(err error) (out error, retry bool, to string) {
 		kind = context.Canceled
 	case codes.Unavailable:
 		if strings.Contains(s.Message(), refusedAlert) {
-			return &remoteError{s.Message(), ErrDenied}, true, "" // other nodes may know better
+			return true, "", &remoteError{s.Message(), ErrDenied} // other nodes may know better
 		}
-		return &remoteError{s.Message(), kv.ErrNoQuorum}, true, ""
+		return true, "", &remoteError{s.Message(), kv.ErrNoQuorum}
 	default:
 		kind = errors.New(s.Code().String())
 	}
-	return &remoteError{s.Message(), kind}, false, ""
+	return false, "", &remoteError{s.Message(), kind}
 }

@@ -27,7 +27,7 @@ const (
 //	0   magic "gabionmk"
 //	8   version u32
 //	12  state u8: 1 being created, 2 created
-//	13  index of the directory when the member was begun u64
+//	13  index of the directory that has the store for certain u64
 //	21  length of the store's name u8
 //	22  store's name
 //	..  CRC-32C of all before u32

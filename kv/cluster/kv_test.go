@@ -22,6 +22,7 @@ func dialKV(t *testing.T, b *identity.Bundle) *kvrpc.Client {
 
 // TestClientOfStores: a client with a bundle uses a store, whoever leads it, and never sees the directory.
 func TestClientOfStores(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s")
 	client := dialKV(t, bundleOf(t, c.admin(), "joe", false))

@@ -131,7 +131,7 @@ func (m *member) openStore(ctx context.Context, boot []string) (*raftkv.Store, e
 		return nil, &DamagedError{Node: n.id, Store: m.name, Dir: dir, Err: errors.New("it had files, and they are gone")}
 	}
 	if !found {
-		mk = mark{index: n.image.Load().index, store: m.name}
+		mk = mark{index: n.image.Load().upTo, store: m.name}
 		if err := writeMark(n.opts.Dir, m.raftID, mk); err != nil {
 			return nil, err
 		}
@@ -245,14 +245,16 @@ func (n *Node) readDirectory() error {
 		return err
 	}
 	var im *image
-	index := d.AppliedIndex() // the view shows at least this
-	err = d.View(n.ctx, kv.Stale, func(r kv.Reader) (err error) {
-		im, err = readImage(r, index)
+	upTo, err := d.ViewAt(n.ctx, kv.Stale, func(r kv.Reader, index uint64) (err error) {
+		if im, err = readImage(r); err == nil {
+			im.index = index
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	im.upTo = max(upTo, im.index)
 	n.setImage(im)
 	return nil
 }

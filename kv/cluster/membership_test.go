@@ -75,6 +75,7 @@ func (c *town) load(store string) (stop func()) {
 // TestGrowUnderLoad: from one node to five and a learner, while a store is written to that follows the
 // directory and one that is moved by hand.
 func TestGrowUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := newTown(t)
 	c.found("a")
 	c.create("all")
@@ -126,6 +127,7 @@ func TestGrowUnderLoad(t *testing.T) {
 
 // TestMoveStore: a store moves to other nodes while it is written to, and the nodes that it left forget it.
 func TestMoveStore(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 4)
 	c.create("s", "a", "b")
 	stop := c.load("s")
@@ -161,6 +163,7 @@ func (c *town) stores(id string) (names []string) {
 
 // TestReplaceDeadNode: a node is lost for good and another one takes its place everywhere.
 func TestReplaceDeadNode(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s", "a", "b", "c")
 	stop := c.load("s")
@@ -212,6 +215,7 @@ func TestReplaceDeadNode(t *testing.T) {
 
 // TestRemoveNode: a node that runs is taken out, and its open connections end.
 func TestRemoveNode(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 4)
 	c.create("s", "b", "c", "d")
 	c.create("only", "d")
@@ -237,6 +241,7 @@ func TestRemoveNode(t *testing.T) {
 }
 
 func TestPreferredLeader(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s")
 	for _, want := range []string{"c", "a"} {
@@ -269,6 +274,7 @@ func TestPreferredLeader(t *testing.T) {
 
 // TestStores: creation, repetition, deletion under load, and the same name again.
 func TestStores(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s")
 	if _, err := c.admin().CreateStore(within(t), &clusterpb.CreateStoreRequest{Name: "s"}); !errors.Is(err, cluster.ErrExists) {

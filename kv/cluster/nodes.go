@@ -45,7 +45,7 @@ func (a adminServer) Announce(ctx context.Context, r *clusterpb.AnnounceRequest)
 // changeNode changes the row of a node that is not removed.
 func (n *Node) changeNode(ctx context.Context, id string, change func(tx kv.Txn, im *image, row *clusterpb.Node) error) error {
 	err := n.inDirectory(ctx, func(tx kv.Txn) error {
-		im, err := readImage(tx, 0)
+		im, err := readImage(tx)
 		if err != nil {
 			return err
 		}
@@ -188,7 +188,7 @@ func (n *Node) finishRemovals(ctx context.Context, im *image) error {
 			continue
 		}
 		err := n.inDirectory(ctx, func(tx kv.Txn) error {
-			now, err := readImage(tx, 0)
+			now, err := readImage(tx)
 			if err != nil {
 				return err
 			}

@@ -33,6 +33,7 @@ func undo(t *testing.T, dir string, b *identity.Bundle) {
 // TestEverybodyMoves: all nodes stop, and come back at other addresses. They find each other by what one
 // of them is told.
 func TestEverybodyMoves(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s")
 	c.put("s", "x", "1")
@@ -63,6 +64,7 @@ func TestEverybodyMoves(t *testing.T) {
 // TestDamagedMember: a member whose files are damaged or gone does not start, says how to get out of it,
 // and is given new files when the store is moved away and back.
 func TestDamagedMember(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s", "a", "b", "c")
 	c.put("s", "x", "1")
@@ -196,6 +198,7 @@ func TestManyStores(t *testing.T) {
 
 // TestStatusAfterRestart: a node that has just started does not take what it has not heard yet for nothing.
 func TestStatusAfterRestart(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s")
 	c.kill("a")

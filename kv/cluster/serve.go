@@ -161,7 +161,7 @@ func (n *Node) ask(ctx context.Context, node, store string) (*clusterpb.NodeStat
 	}
 	out, err := clusterpb.NewClusterClient(cc).NodeStatus(ctx, r)
 	if err != nil {
-		err, _, _ = fromStatus(err)
+		_, _, err = fromStatus(err)
 	}
 	return out, err
 }
@@ -199,7 +199,7 @@ func (n *Node) announceOnce() {
 			if err == nil {
 				return
 			}
-			err, _, to := fromStatus(err)
+			_, to, err := fromStatus(err)
 			switch {
 			case to != "":
 				n.peers.learn([]string{to})

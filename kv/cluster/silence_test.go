@@ -114,6 +114,7 @@ func (h *blackhole) copy(to io.WriteCloser, from io.Reader) {
 // TestSilentPeer: a node that can be written to but never answers holds up neither the stores that it is
 // in, nor others, nor the administration; when it is heard again it catches up.
 func TestSilentPeer(t *testing.T) {
+	t.Parallel()
 	c := newTown(t)
 	hole := dig(t)
 	c.edit = func(id string, o *cluster.Options) {
@@ -174,6 +175,7 @@ func TestSilentPeer(t *testing.T) {
 
 // TestNoQuorum: with the quorum gone a write fails within its deadline.
 func TestNoQuorum(t *testing.T) {
+	t.Parallel()
 	c := startTown(t, 3)
 	c.create("s")
 	c.put("s", "x", "1")

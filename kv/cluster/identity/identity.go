@@ -93,7 +93,7 @@ func CheckName(s string) error {
 		c := s[i]
 		ok := c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || i > 0 && (c == '-' || c == '.')
 		if !ok {
-			return fmt.Errorf("name %q: allowed are small letters, digits, and after the first also - and .", s)
+			return fmt.Errorf("name %q: allowed are small letters, digits, and after the first one also a dash or a dot", s)
 		}
 	}
 	return nil
