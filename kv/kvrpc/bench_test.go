@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
@@ -34,7 +36,7 @@ func each(b *testing.B, n int, store func(i int) *Store, op func(ctx context.Con
 	var turn atomic.Uint64
 	b.ResetTimer()
 	b.ReportAllocs()
-	began := time.Now()
+	began, cpu := time.Now(), cpuTime()
 	for k := range n {
 		s := store(k)
 		w.Go(func() {
@@ -52,6 +54,16 @@ func each(b *testing.B, n int, store func(i int) *Store, op func(ctx context.Con
 	}
 	w.Wait()
 	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "op/s")
+	// Of clients and members together; it tells more than the rate while others use the machine.
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-us/op")
+}
+
+func cpuTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // clients returns how goroutines find their store: one client for all, or one each.

@@ -22,6 +22,8 @@ const (
 	connWindow   = 32 << 20
 	// ioBuffer is what one system call reads or writes.
 	ioBuffer = 128 << 10
+	// inlineBytes is what a goroutine sends by itself when nobody else is asking.
+	inlineBytes = 4 << 10
 )
 
 var execDesc = grpc.StreamDesc{StreamName: "Exec", ClientStreams: true, ServerStreams: true}
@@ -36,7 +38,8 @@ type link struct {
 	mu      sync.Mutex
 	stream  grpc.ClientStream // nil until it is open
 	out     outbox
-	sending bool
+	sending bool          // someone is sending
+	wake    chan struct{} // of the sender
 	calls   map[uint64]*call
 	next    uint64 // id of the last call
 	taken   uint64 // calls up to this id may have been sent
@@ -54,7 +57,7 @@ func openLink(s *Store, addr string) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{store: s, addr: addr, calls: map[uint64]*call{}, heard: time.Now()}
+	l := &link{store: s, addr: addr, calls: map[uint64]*call{}, wake: make(chan struct{}, 1), heard: time.Now()}
 	l.out.pool = &s.client.pool
 	l.ctx, l.cancel = context.WithCancel(s.client.ctx)
 	conn := p.conn()
@@ -73,11 +76,9 @@ func (l *link) run(conn *grpc.ClientConn) error {
 	l.mu.Lock()
 	l.stream = stream
 	l.heard, l.probed = time.Now(), false
-	start := l.out.size > 0 && l.err == nil
-	if l.sending = start; start {
-		l.store.client.work.Go(l.send)
-	}
+	l.kick()
 	l.mu.Unlock()
+	l.store.client.work.Go(l.sender)
 	for {
 		var f frame
 		if err := stream.RecvMsg(&f); err != nil {
@@ -167,39 +168,57 @@ func (l *link) start(c *call) error {
 	} else {
 		l.out.put(c.append(l.out.room(size)))
 	}
+	if len(l.calls) == 1 && size <= inlineBytes && !l.sending && l.stream != nil {
+		// Everything before it was answered, so nothing holds this message up: send it here.
+		l.sending = true
+		l.sendOne()
+		l.sending = false
+	}
 	l.kick()
 	l.mu.Unlock()
 	return nil
 }
 
-// kick starts the sender. The caller holds mu and has found the link alive, so run has not ended.
+// kick wakes the sender, if nobody is sending. The caller holds mu.
 func (l *link) kick() {
-	if !l.sending && l.stream != nil {
+	if l.out.size > 0 && !l.sending && l.stream != nil {
 		l.sending = true
-		l.store.client.work.Go(l.send)
+		l.wake <- struct{}{} // there is room: it was taken before sending became false
 	}
 }
 
-// send sends what has gathered until there is nothing more.
-func (l *link) send() {
-	runtime.Gosched() // others who are about to ask come along
+// sender is the goroutine that sends what has gathered.
+func (l *link) sender() {
 	for {
-		l.mu.Lock()
-		if l.out.size == 0 || l.err != nil {
+		select {
+		case <-l.wake:
+			runtime.Gosched() // others who are about to ask come along
+			l.mu.Lock()
+			for l.sendOne() {
+			}
 			l.sending = false
 			l.mu.Unlock()
-			return
-		}
-		l.taken = l.next
-		f := frame{out: l.out.take()}
-		l.mu.Unlock()
-		if err := l.stream.SendMsg(&f); err != nil {
-			if !errors.Is(err, io.EOF) { // otherwise the receiver knows why
-				l.fail(err)
-			}
+		case <-l.ctx.Done():
 			return
 		}
 	}
+}
+
+// sendOne sends a message of what has gathered; false when there is nothing or the link is over. The
+// caller holds mu, which is released meanwhile, and has set sending.
+func (l *link) sendOne() bool {
+	if l.out.size == 0 || l.err != nil {
+		return false
+	}
+	l.taken = l.next
+	f := frame{out: l.out.take()}
+	l.mu.Unlock()
+	err := l.stream.SendMsg(&f)
+	if err != nil && !errors.Is(err, io.EOF) { // with EOF the receiver knows why
+		l.fail(err)
+	}
+	l.mu.Lock()
+	return err == nil
 }
 
 // fail ends the link: every call on it is told, and whether the member may have seen it.

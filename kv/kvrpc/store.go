@@ -34,7 +34,7 @@ type ReadOptions struct {
 type ReadInfo struct {
 	Index uint64        // the view shows everything up to this index of the log; a Watch goes on behind it
 	Seen  uint64        // nothing in the view is newer than this index, which a Session read may ask for
-	Age   time.Duration // how old it may be; 0 from the leader, raftkv.Unknown when a member cannot tell
+	Age   time.Duration // how old it may be; 0 of a linearizable read, raftkv.Unknown when a member cannot tell
 }
 
 // Key names a key of a keyspace.

@@ -33,9 +33,11 @@ type stream struct {
 	room     sync.Cond // something was answered
 	out      outbox
 	sending  bool
-	err      error // the stream is over
-	waiting  int   // operations under way
-	bytes    int   // of their requests
+	wake     chan struct{} // of the sender
+	over     chan struct{} // closed with err
+	err      error         // the stream is over
+	waiting  int           // operations under way
+	bytes    int           // of their requests
 	bulk     []work
 	bulkRuns int
 
@@ -46,13 +48,14 @@ type stream struct {
 func (s *Server) exec(g grpc.ServerStream) error {
 	ctx, cancel := joinContext(g.Context(), s.ctx)
 	defer cancel()
-	st := &stream{server: s, grpc: g, ctx: ctx, names: names{}}
+	st := &stream{server: s, grpc: g, ctx: ctx, names: names{}, wake: make(chan struct{}, 1), over: make(chan struct{})}
 	st.room.L = &st.mu
 	st.out.pool = &s.pool
 	s.streams.Add(1)
 	defer s.streams.Add(^uint64(0))
 	stop := context.AfterFunc(ctx, func() { st.end(ctx.Err()) })
 	defer stop()
+	st.senders.Go(st.sender)
 	received := make(chan error, 1)
 	go func() { received <- st.receive() }() // it ends with the handler, if not before
 	var err error
@@ -78,6 +81,7 @@ func (st *stream) end(err error) {
 	defer st.mu.Unlock()
 	if st.err == nil {
 		st.err = err
+		close(st.over)
 	}
 	st.bulk = nil
 	st.room.Broadcast()
@@ -259,14 +263,26 @@ func (st *stream) flush() {
 	defer st.mu.Unlock()
 	if st.out.size > 0 && !st.sending && st.err == nil {
 		st.sending = true
-		st.senders.Go(st.send)
+		st.wake <- struct{}{} // there is room: it was taken before sending became false
 	}
 	st.room.Broadcast()
 }
 
-// send sends what has gathered until there is nothing more.
+// sender is the goroutine that sends what has gathered.
+func (st *stream) sender() {
+	for {
+		select {
+		case <-st.wake:
+			runtime.Gosched() // answers that are about to come travel along
+			st.send()
+		case <-st.over:
+			return
+		}
+	}
+}
+
+// send sends until there is nothing more.
 func (st *stream) send() {
-	runtime.Gosched() // answers that are about to come travel along
 	for {
 		st.mu.Lock()
 		if st.out.size == 0 || st.err != nil {

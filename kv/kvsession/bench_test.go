@@ -11,6 +11,7 @@ import (
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/kvsession"
+	"github.com/gabionfs/gabion/kv/kvsession/sessiontest"
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
@@ -26,8 +27,8 @@ func cpu(b *testing.B) func() {
 }
 
 func benchRig(b *testing.B, members int) *kvsession.Session {
-	r := newRig(b, members)
-	return r.session(kvsession.Options{})
+	r := sessiontest.New(b, members)
+	return r.Session(kvsession.Options{})
 }
 
 var stores = []struct {
@@ -35,7 +36,7 @@ var stores = []struct {
 	open func(b *testing.B) kv.Store
 }{
 	{"embedded", func(b *testing.B) kv.Store {
-		s, err := raftkv.Open(context.Background(), raftkv.Options{Dir: memDir(b)})
+		s, err := raftkv.Open(context.Background(), raftkv.Options{Dir: sessiontest.MemDir(b)})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -162,8 +163,8 @@ func BenchmarkGet(b *testing.B) {
 
 // BenchmarkGetUnknown reads rows that are not known here: each asks the leader for its neighbourhood.
 func BenchmarkGetUnknown(b *testing.B) {
-	r := newRig(b, 3)
-	s := r.session(kvsession.Options{CacheBytes: 1})
+	r := sessiontest.New(b, 3)
+	s := r.Session(kvsession.Options{CacheBytes: 1})
 	key := func(i uint64) []byte { return binary.BigEndian.AppendUint64(nil, i*0x9E3779B97F4A7C15) }
 	const rows = 100_000
 	for i := uint64(0); i < rows; i += 1000 {

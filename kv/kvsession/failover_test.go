@@ -12,6 +12,7 @@ import (
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/kvsession"
+	"github.com/gabionfs/gabion/kv/kvsession/sessiontest"
 )
 
 // The ledger is a row per transaction, a counter of them, and a few rows that each transaction
@@ -73,9 +74,9 @@ func checkLedger(r kv.Reader) (n uint64, err error) {
 // streams of ordered updates. Nothing that was acknowledged is lost, nothing is applied twice or out of
 // order, and no member ever shows anything but a prefix.
 func TestLeaderLost(t *testing.T) {
-	r := newRig(t, 3)
-	s := r.session(kvsession.Options{TTL: time.Minute, Window: 2 * time.Millisecond})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	r := sessiontest.New(t, 3)
+	s := r.Session(kvsession.Options{TTL: time.Minute, Window: 2 * time.Millisecond})
+	ctx, cancel := context.WithTimeout(context.Background(), sessiontest.Patience)
 	defer cancel()
 	var done atomic.Bool
 	var wrote atomic.Uint64
@@ -105,15 +106,15 @@ func TestLeaderLost(t *testing.T) {
 	more := func() {
 		t.Helper()
 		from := wrote.Load() + 200
-		wait(t, "for more updates", func() bool { return wrote.Load() >= from || t.Failed() })
+		sessiontest.Wait(t, "for more updates", func() bool { return wrote.Load() >= from || t.Failed() })
 		if err := s.Sync(ctx); err != nil {
 			t.Fatalf("sync: %v", err)
 		}
 	}
 	check := func(i int) {
 		t.Helper()
-		if m := r.nodes[i].member; m != nil {
-			if err := m.View(ctx, kv.Stale, func(r kv.Reader) error { _, err := checkLedger(r); return err }); err != nil && !unavailable(err) {
+		if m := r.Member(i); m != nil {
+			if err := m.View(ctx, kv.Stale, func(r kv.Reader) error { _, err := checkLedger(r); return err }); err != nil && !sessiontest.Unavailable(err) {
 				t.Errorf("member %d: %v", i, err)
 			}
 		}
@@ -124,26 +125,26 @@ func TestLeaderLost(t *testing.T) {
 	}
 	for range rounds {
 		more()
-		i := r.leader()
-		r.stop(i)
+		i := r.Leader()
+		r.Stop(i)
 		more()
-		r.start(i)
-		for j := range r.nodes {
+		r.Start(i)
+		for j := range 3 {
 			check(j)
 		}
 		more()
-		i = r.leader()
-		r.connect(i, false) // from the other members; the session still reaches it
+		i = r.Leader()
+		r.Connect(i, false) // from the other members; the session still reaches it
 		more()
 		check(i)
-		r.connect(i, true)
+		r.Connect(i, true)
 		more()
-		i = r.leader()
-		r.nodes[i].front.isolate(true) // from the session; it still leads
+		i = r.Leader()
+		r.Isolate(i, true) // from the session; it still leads
 		time.Sleep(20 * time.Millisecond)
-		r.nodes[i].front.isolate(false)
+		r.Isolate(i, false)
 		more()
-		if err := r.nodes[r.leader()].member.TransferLeadership(ctx); err != nil {
+		if err := r.Member(r.Leader()).TransferLeadership(ctx); err != nil {
 			t.Logf("transfer: %v", err)
 		}
 		more()
@@ -153,15 +154,15 @@ func TestLeaderLost(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatalf("close: %v", err)
 	}
-	wait(t, "for the last state on a leader", func() bool {
-		err := r.nodes[r.leader()].member.View(ctx, kv.Linearizable, func(r kv.Reader) error {
+	sessiontest.Wait(t, "for the last state on a leader", func() bool {
+		err := r.Member(r.Leader()).View(ctx, kv.Linearizable, func(r kv.Reader) error {
 			n, err := checkLedger(r)
 			if err == nil && n != wrote.Load() {
 				err = fmt.Errorf("%d entries are there, %d were acknowledged", n, wrote.Load())
 			}
 			return err
 		})
-		if err != nil && !unavailable(err) {
+		if err != nil && !sessiontest.Unavailable(err) {
 			t.Fatal(err)
 		}
 		return err == nil
@@ -172,8 +173,8 @@ func TestLeaderLost(t *testing.T) {
 // TestUnreachable: while no member answers, ordered updates go on until the bound on what is not
 // acknowledged, what has to wait obeys its context, and everything arrives in the end.
 func TestUnreachable(t *testing.T) {
-	r := newRig(t, 1)
-	s := r.session(kvsession.Options{TTL: time.Minute, MaxPending: 100 << 10})
+	r := sessiontest.New(t, 1)
+	s := r.Session(kvsession.Options{TTL: time.Minute, MaxPending: 100 << 10})
 	ctx := context.Background()
 	update := func(ctx context.Context, c kv.Commit) error {
 		return s.Update(ctx, c, func(tx kv.Txn) error { return entry(tx, 1000) })
@@ -184,8 +185,8 @@ func TestUnreachable(t *testing.T) {
 	if err := s.View(ctx, kv.Pending, func(r kv.Reader) error { _, err := checkLedger(r); return err }); err != nil {
 		t.Fatal(err) // now it knows all there is in these keyspaces
 	}
-	r.nodes[0].front.isolate(true)
-	wait(t, "for the session to notice", func() bool { return !s.Stats().Connected })
+	r.Isolate(0, true)
+	sessiontest.Wait(t, "for the session to notice", func() bool { return !s.Stats().Connected })
 	brief, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
 	wrote := uint64(2)
@@ -226,11 +227,11 @@ func TestUnreachable(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
-	r.nodes[0].front.isolate(false)
+	r.Isolate(0, false)
 	if err := s.Sync(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.nodes[0].member.View(ctx, kv.Linearizable, func(r kv.Reader) error {
+	if err := r.Member(0).View(ctx, kv.Linearizable, func(r kv.Reader) error {
 		n, err := checkLedger(r)
 		if err == nil && n != wrote {
 			err = fmt.Errorf("%d entries, want %d", n, wrote)
@@ -243,9 +244,9 @@ func TestUnreachable(t *testing.T) {
 
 // TestCloseUnreachable: Close gives up after its timeout and says so.
 func TestCloseUnreachable(t *testing.T) {
-	r := newRig(t, 1)
-	s := r.session(kvsession.Options{CloseTimeout: 50 * time.Millisecond})
-	r.nodes[0].front.isolate(true)
+	r := sessiontest.New(t, 1)
+	s := r.Session(kvsession.Options{CloseTimeout: 50 * time.Millisecond})
+	r.Isolate(0, true)
 	if err := s.Update(context.Background(), kv.Ordered, func(tx kv.Txn) error { tx.Put("a", []byte("k"), nil); return nil }); err != nil {
 		t.Fatal(err)
 	}

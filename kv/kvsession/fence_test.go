@@ -10,6 +10,7 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/kvrpc"
 	"github.com/gabionfs/gabion/kv/kvsession"
+	"github.com/gabionfs/gabion/kv/kvsession/sessiontest"
 )
 
 func long() bool { return os.Getenv("GABION_LONG") != "" }
@@ -33,9 +34,9 @@ func get(ctx context.Context, s kv.Store, l kv.Level, key string) (value string,
 // isFenced checks that a session is over, in every call.
 func isFenced(t *testing.T, s *kvsession.Session, holder string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), sessiontest.Patience)
 	defer cancel()
-	wait(t, "for the session to hear of it", func() bool { return s.Err() != nil })
+	sessiontest.Wait(t, "for the session to hear of it", func() bool { return s.Err() != nil })
 	_, viewErr := get(ctx, s, kv.Pending, "k")
 	for name, err := range map[string]error{
 		"err": s.Err(), "view": viewErr, "sync": s.Sync(ctx),
@@ -58,15 +59,15 @@ func want(t *testing.T, s kv.Store, key, value string) {
 // TestExclusive: while a session lasts others can neither have one nor write; they can read. When it is
 // closed they can.
 func TestExclusive(t *testing.T) {
-	r := newRig(t, 1)
+	r := sessiontest.New(t, 1)
 	ctx := context.Background()
-	s := r.session(kvsession.Options{Owner: "first"})
-	other := r.client().Store("s")
+	s := r.Session(kvsession.Options{Owner: "first"})
+	other := r.Client().Store("s")
 	var fenced *kv.FencedError
-	if _, err := r.open(kvsession.Options{Owner: "second"}); !errors.As(err, &fenced) || fenced.Holder != "first" {
+	if _, err := r.Open(kvsession.Options{Owner: "second"}); !errors.As(err, &fenced) || fenced.Holder != "first" {
 		t.Errorf("a second session: %v", err)
 	}
-	if _, err := r.open(kvsession.Options{Owner: "second", Wait: 20 * time.Millisecond}); !errors.As(err, &fenced) {
+	if _, err := r.Open(kvsession.Options{Owner: "second", Wait: 20 * time.Millisecond}); !errors.As(err, &fenced) {
 		t.Errorf("a second session that waits: %v", err)
 	}
 	if err := other.Set(ctx, kv.Durable, "a", []byte("k"), []byte("foreign")); !errors.As(err, &fenced) || fenced.Holder != "first" {
@@ -75,19 +76,19 @@ func TestExclusive(t *testing.T) {
 	if err := put(ctx, s, kv.Durable, "k", "mine"); err != nil {
 		t.Fatal(err)
 	}
-	want(t, r.nodes[0].member, "k", "mine")
+	want(t, r.Member(0), "k", "mine")
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.Set(ctx, kv.Durable, "a", []byte("k"), []byte("foreign")); err != nil {
 		t.Errorf("a write after the session: %v", err)
 	}
-	second := r.session(kvsession.Options{Owner: "second"})
+	second := r.Session(kvsession.Options{Owner: "second"})
 	want(t, second, "k", "foreign")
 	if a, b := s.Stats().Epoch, second.Stats().Epoch; a >= b {
 		t.Errorf("the fencing number went from %d to %d", a, b)
 	}
-	if _, err := kvsession.Open(ctx, r.client(), "none", kvsession.Options{Owner: "o"}); !errors.Is(err, kv.ErrNoStore) {
+	if _, err := kvsession.Open(ctx, r.Client(), "none", kvsession.Options{Owner: "o"}); !errors.Is(err, kv.ErrNoStore) {
 		t.Errorf("a store that does not exist: %v", err)
 	}
 }
@@ -104,14 +105,14 @@ func TestTakenOver(t *testing.T) {
 		{"by the same owner", kvsession.Options{Owner: "first"}, "first"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, 1)
+			r := sessiontest.New(t, 1)
 			ctx := context.Background()
-			s, line := r.tapped(kvsession.Options{Owner: "first", TTL: time.Minute})
+			s, line := r.Tapped(kvsession.Options{Owner: "first", TTL: time.Minute})
 			if err := put(ctx, s, kv.Durable, "k", "before"); err != nil {
 				t.Fatal(err)
 			}
-			line.cut(true)
-			wait(t, "for the session to notice", func() bool { return !s.Stats().Connected })
+			line.Cut(true)
+			sessiontest.Wait(t, "for the session to notice", func() bool { return !s.Stats().Connected })
 			for _, k := range []string{"k", "new"} {
 				if err := put(ctx, s, kv.Ordered, k, "not sent"); err != nil {
 					t.Fatal(err)
@@ -119,8 +120,8 @@ func TestTakenOver(t *testing.T) {
 			}
 			waiting := make(chan error)
 			go func() { waiting <- put(ctx, s, kv.Durable, "k", "not sent either") }()
-			thief := r.session(c.o)
-			line.cut(false)
+			thief := r.Session(c.o)
+			line.Cut(false)
 			if err := <-waiting; !errors.Is(err, kv.ErrFenced) || !errors.Is(err, kv.ErrUnknownOutcome) {
 				t.Errorf("a durable update that was under way: %v", err)
 			}
@@ -134,16 +135,16 @@ func TestTakenOver(t *testing.T) {
 // TestExpired: a session that is not heard of for its TTL loses the store to the first who wants it, and
 // answers nothing that it cannot be sure of long before.
 func TestExpired(t *testing.T) {
-	r := newRig(t, 3)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	r := sessiontest.New(t, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), sessiontest.Patience)
 	defer cancel()
-	s, line := r.tapped(kvsession.Options{Owner: "first", TTL: 2 * time.Second})
+	s, line := r.Tapped(kvsession.Options{Owner: "first", TTL: 2 * time.Second})
 	if err := put(ctx, s, kv.Durable, "k", "before"); err != nil {
 		t.Fatal(err)
 	}
-	line.cut(true)
+	line.Cut(true)
 	// It can be sure of nothing after half the TTL: a view waits, and obeys its context.
-	wait(t, "for doubt", func() bool { return !s.Stats().Held })
+	sessiontest.Wait(t, "for doubt", func() bool { return !s.Stats().Held })
 	brief, stop := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer stop()
 	for _, l := range []kv.Level{kv.Pending, kv.Linearizable} {
@@ -157,15 +158,15 @@ func TestExpired(t *testing.T) {
 	if v, err := get(ctx, s, kv.Stale, "k"); err != nil || v != "before" {
 		t.Errorf("a stale view: %q, %v", v, err)
 	}
-	other := r.client().Store("s")
-	wait(t, "for the session to run out", func() bool {
+	other := r.Client().Store("s")
+	sessiontest.Wait(t, "for the session to run out", func() bool {
 		err := other.Set(ctx, kv.Durable, "a", []byte("k"), []byte("foreign"))
 		if err != nil && !errors.Is(err, kv.ErrFenced) {
 			t.Fatalf("a write of someone else: %v", err)
 		}
 		return err == nil
 	})
-	line.cut(false)
+	line.Cut(false)
 	isFenced(t, s, "")
 	if v, err := other.Get(ctx, "a", []byte("k"), kvrpc.ReadOptions{}); err != nil || string(v) != "foreign" {
 		t.Errorf("what someone else wrote is %q, %v", v, err)
@@ -175,15 +176,15 @@ func TestExpired(t *testing.T) {
 // TestComesBack: a session that was cut off for longer than its TTL, and whose store nobody wanted, goes
 // on.
 func TestComesBack(t *testing.T) {
-	r := newRig(t, 1)
+	r := sessiontest.New(t, 1)
 	ctx := context.Background()
-	s, line := r.tapped(kvsession.Options{TTL: 300 * time.Millisecond})
-	line.cut(true)
-	wait(t, "for doubt", func() bool { return !s.Stats().Held })
+	s, line := r.Tapped(kvsession.Options{TTL: 300 * time.Millisecond})
+	line.Cut(true)
+	sessiontest.Wait(t, "for doubt", func() bool { return !s.Stats().Held })
 	time.Sleep(300 * time.Millisecond) // now it has run out, if the clock is to be believed
-	line.cut(false)
+	line.Cut(false)
 	if err := put(ctx, s, kv.Durable, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
-	want(t, r.nodes[0].member, "k", "v")
+	want(t, r.Member(0), "k", "v")
 }

@@ -372,6 +372,9 @@ func (s *Store) begin() bool {
 		e.number = s.applied.number
 	}
 	s.epoch = e
+	if s.link != nil {
+		s.link.reigns(term, s.opts.ID, s.Members)
+	}
 	close(s.ready)
 	s.ready = make(chan struct{})
 	s.log.Info("kv store leads", "term", term, "applied", s.applied.applied)

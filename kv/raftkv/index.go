@@ -112,21 +112,29 @@ func (s *Store) ViewAt(ctx context.Context, l kv.Level, fn func(r kv.Reader, ind
 // Unknown is the Age of a member that has not heard how far its leader is.
 const Unknown time.Duration = math.MaxInt64
 
-// Age says how old a View of level Stale may be: 0 on the leader; on others the time since they had
-// applied all that the leader had told them was committed. It leaves out how long that word was under
-// way. It is Unknown when there was none.
+// Age says how old a View of level Stale that begins now may be: everything that anyone had acknowledged
+// that long ago is in it. It rests on answers of a quorum to the leader, not on clocks that agree or on
+// messages that are quick, and is some tenths of a second while all is well; see echo.go. It is 0 where
+// nobody else can lead, and Unknown when there was no word of a leader yet.
 func (s *Store) Age() time.Duration {
+	lone := s.isLone()
 	s.mu.Lock()
-	leads, applied := s.epoch != nil, s.applied.applied
+	e, applied := s.epoch, s.applied.applied
 	s.mu.Unlock()
 	switch {
-	case leads:
+	case e != nil && lone:
 		return 0
 	case s.link == nil:
 		return Unknown
 	}
-	if at := s.link.freshAt(applied); !at.IsZero() {
-		return time.Since(at)
+	at := s.link.freshAt(applied)
+	if e != nil {
+		if t := s.link.confirmedAt(e.term); t.After(at) {
+			at = t
+		}
 	}
-	return Unknown
+	if at.IsZero() {
+		return Unknown
+	}
+	return time.Since(at)
 }

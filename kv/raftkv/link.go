@@ -21,14 +21,18 @@ type link struct {
 	quit    chan struct{}
 	done    sync.WaitGroup
 
+	stamps stamper
+
 	mu     sync.Mutex
 	heard  map[raft.ServerID]time.Time
 	fresh  time.Time // when everything that this member has applied was all there was
 	oldest told      // the oldest word of the leader that is not applied yet, or zero
 	newest told
+	reign  reign
+	echoes map[raft.ServerID]*echo
 }
 
-// told is a word of the leader: that everything up to index is committed.
+// told is a word of the leader: that everything that was committed at a time is up to index.
 type told struct {
 	index uint64
 	at    time.Time
@@ -44,7 +48,10 @@ var (
 )
 
 func newLink(inner raft.Transport) *link {
-	l := &link{Transport: inner, in: make(chan raft.RPC), quit: make(chan struct{}), heard: map[raft.ServerID]time.Time{}}
+	l := &link{
+		Transport: inner, in: make(chan raft.RPC), quit: make(chan struct{}), stamps: newStamper(),
+		heard: map[raft.ServerID]time.Time{}, echoes: map[raft.ServerID]*echo{},
+	}
 	l.done.Go(l.forward)
 	return l
 }
@@ -97,8 +104,12 @@ func (l *link) note(command any) {
 		}
 	}
 	// A heartbeat has no index and says nothing about how far the leader is.
-	if a, ok := command.(*raft.AppendEntriesRequest); ok && a.LeaderCommitIndex > 0 {
-		l.newest = told{a.LeaderCommitIndex, now}
+	a, ok := command.(*raft.AppendEntriesRequest)
+	if !ok || a.LeaderCommitIndex == 0 {
+		return
+	}
+	if at, ok := l.stamps.time(a.Leader); ok && at.After(l.newest.at) {
+		l.newest = told{a.LeaderCommitIndex, at}
 		if l.oldest.index == 0 {
 			l.oldest = l.newest
 		}
@@ -148,7 +159,18 @@ func (l *link) SetHeartbeatHandler(handle func(raft.RPC)) {
 			return
 		}
 		l.note(rpc.Command)
-		handle(rpc)
+		answer := make(chan raft.RPCResponse, 1)
+		asked := rpc
+		asked.RespChan = answer
+		handle(asked) // answers at once, or never when raft has stopped
+		select {
+		case r := <-answer:
+			if a, ok := r.Response.(*raft.AppendEntriesResponse); ok && a.Success {
+				a.Addr = l.stamps.now()
+			}
+			rpc.RespChan <- r
+		default:
+		}
 	})
 }
 
@@ -160,23 +182,36 @@ func (l *link) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (r
 	if err != nil {
 		return nil, err
 	}
-	return pipeline{p, l}, nil
+	return pipeline{p, l, id}, nil
 }
 
 // pipeline is a stream of entries to a peer that ends when the link falls silent.
 type pipeline struct {
 	raft.AppendPipeline
 	link *link
+	id   raft.ServerID
 }
 
 func (p pipeline) AppendEntries(q *raft.AppendEntriesRequest, a *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	if p.link.silent() {
 		return nil, errSilent
 	}
+	p.link.carry(p.id, q)
+	defer p.link.arm(p.id, q.Term)
 	return p.AppendPipeline.AppendEntries(q, a)
 }
 
 func (l *link) AppendEntries(id raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, a *raft.AppendEntriesResponse) error {
+	if isHeartbeat(q) {
+		began := time.Now()
+		err := l.ask(id, func() error { return l.Transport.AppendEntries(id, to, q, a) })
+		if err == nil {
+			l.beat(id, began, q, a)
+		}
+		return err
+	}
+	l.carry(id, q)
+	defer l.arm(id, q.Term)
 	return l.ask(id, func() error { return l.Transport.AppendEntries(id, to, q, a) })
 }
 

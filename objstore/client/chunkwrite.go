@@ -184,7 +184,8 @@ func (w *chunkWrite) run(ctx context.Context) error {
 		// When it is decided, either way, those that are still under way get a little longer: most of
 		// them are just about to end.
 		if decided := w.done >= w.at.policy.C || w.done+w.inFlight < w.at.policy.C; decided && late == nil {
-			grace := time.NewTimer(min(max(2*time.Since(begin), graceMin), graceMax))
+			least := w.u.s.c.o.Grace
+			grace := time.NewTimer(min(max(2*time.Since(begin), least), max(least, graceMax)))
 			defer grace.Stop()
 			late = grace.C
 		}

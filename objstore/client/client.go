@@ -55,6 +55,8 @@ type Options struct {
 	FrameCache  int // bytes of decoded frames; 0 means 16 MiB, negative none
 	// HedgeMin is the least time that a read waits before it asks other disks; 0 means 15 ms.
 	HedgeMin time.Duration
+	// Grace is the least time that a put waits for fragments that are late when enough are durable; 0 means 20 ms.
+	Grace time.Duration
 	// WriteTimeout is how long a put waits for disks before it tries with others; 0 means 30 s.
 	WriteTimeout time.Duration
 }
@@ -100,6 +102,9 @@ func New(o Options) *Client {
 	}
 	if o.HedgeMin == 0 {
 		o.HedgeMin = 15 * time.Millisecond
+	}
+	if o.Grace == 0 {
+		o.Grace = graceMin
 	}
 	if o.WriteTimeout == 0 {
 		o.WriteTimeout = 30 * time.Second

@@ -130,6 +130,10 @@ func preset(how objstore.Compression, fragment int, policies ...objstore.Policy)
 	return objstore.Preset{Policies: policies, FragmentSize: fragment, Compression: how}
 }
 
+// patient is for tests that want what is not slow to be waited for, also where there are few processors for many
+// tests.
+var patient = Options{Grace: time.Minute, HedgeMin: time.Minute}
+
 var p42 = objstore.Policy{K: 4, M: 2, C: 5, X: 6}
 
 func TestPutAndRead(t *testing.T) {
@@ -272,7 +276,7 @@ func (r *rig) damage(m *manifest.Manifest, chunk, set int) {
 }
 
 func TestSmallReadTouchesOneBlock(t *testing.T) {
-	r := newRig(t, 6, preset(objstore.CompressS2, 0, p42), Options{})
+	r := newRig(t, 6, preset(objstore.CompressS2, 0, p42), patient)
 	p := noise(4 << 20)
 	r.put("x", p)
 	before := r.read()

@@ -72,7 +72,7 @@ func TestDiskFailsWhileWriting(t *testing.T) {
 	policies := []objstore.Policy{p42, {K: 2, M: 2, C: 3, X: 4}, {K: 1, M: 1, C: 2, X: 2}}
 	broken := disktest.Fault{WriteErr: errors.New("I/O error")}
 	for fail, want := range map[int]string{1: "(4,2) 5", 2: "(2,2) 4", 3: "(2,2) 3", 4: "(1,1) 2"} {
-		r := newRig(t, 6, preset(objstore.CompressNone, 64<<10, policies...), Options{})
+		r := newRig(t, 6, preset(objstore.CompressNone, 64<<10, policies...), patient)
 		for _, d := range r.disks[:fail] {
 			d.Set(broken)
 		}
@@ -108,7 +108,7 @@ func TestDiskFailsWhileWriting(t *testing.T) {
 }
 
 func TestSpareDiskTakesOver(t *testing.T) {
-	r := newRig(t, 8, preset(objstore.CompressNone, 0, p42), Options{})
+	r := newRig(t, 8, preset(objstore.CompressNone, 0, p42), patient)
 	r.disks[1].Set(disktest.Fault{WriteErr: errors.New("I/O error")})
 	r.disks[2].Set(disktest.Fault{WriteErr: errors.New("I/O error")})
 	for i := range 20 {

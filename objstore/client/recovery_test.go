@@ -20,7 +20,7 @@ import (
 func TestRecoveryInformationIsEnough(t *testing.T) {
 	ctx := context.Background()
 	policies := []objstore.Policy{p42, {K: 2, M: 2, C: 3, X: 4}}
-	r := newRig(t, 6, preset(objstore.CompressS2, 64<<10, policies...), Options{})
+	r := newRig(t, 6, preset(objstore.CompressS2, 64<<10, policies...), patient)
 	r.put("noise", noise(600_000))
 	r.put("text", text(900_000))
 	r.put("healed", noise(50_000))

@@ -611,7 +611,7 @@ type GetResponse struct {
 	Values []*Value `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
 	// The view shows everything up to this index of the log: a watch from the next one misses nothing.
 	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	// How old the view may be. 0 on the leader; the largest number when the member cannot tell.
+	// How old the view may be. 0 when it is linearizable; the largest number when the member cannot tell.
 	AgeUs uint64 `protobuf:"varint,3,opt,name=age_us,json=ageUs,proto3" json:"age_us,omitempty"`
 	// Nothing in the view is newer than this index: a session read that has it as min_index shows at least
 	// as much. (A linearizable view may show what was committed while it was read.)

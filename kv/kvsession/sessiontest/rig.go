@@ -1,4 +1,7 @@
-package kvsession_test
+// Package sessiontest runs a cluster inside a test, for tests of sessions and of what stands on them: members
+// over a network in memory, each with its gRPC server on the loopback. Members can be stopped, cut off from
+// each other and from clients.
+package sessiontest
 
 import (
 	"context"
@@ -12,7 +15,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
 	"github.com/gabionfs/gabion/kv"
@@ -21,15 +23,13 @@ import (
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// Patience bounds a wait for a condition. It is only reached when something hangs.
+const Patience = time.Minute
 
-const (
-	heartbeat = 200 * time.Millisecond
-	patience  = time.Minute // bounds a wait for a condition; only reached when something hangs
-)
+const heartbeat = 200 * time.Millisecond
 
-// rig is a cluster in this process: members over a network in memory, each with its gRPC server.
-type rig struct {
+// Rig is a cluster in this process: members over a network in memory, each with its gRPC server.
+type Rig struct {
 	t       testing.TB
 	dir     string
 	servers []raft.Server
@@ -87,8 +87,8 @@ func (f *front) isolate(yes bool) {
 	}
 }
 
-// memDir is a directory in memory, for tests of which no power failure is a part.
-func memDir(t testing.TB) string {
+// MemDir is a directory in memory, for tests of which no power failure is a part.
+func MemDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "kvsession")
 	if err != nil {
@@ -98,34 +98,35 @@ func memDir(t testing.TB) string {
 	return dir
 }
 
-// newRig starts a cluster of n members; one alone has no network.
-func newRig(t testing.TB, n int) *rig {
+// New starts a cluster of n members; one alone has no network.
+func New(t testing.TB, n int) *Rig {
 	t.Helper()
-	r := &rig{t: t, dir: memDir(t)}
+	r := &Rig{t: t, dir: MemDir(t)}
 	for i := range n {
 		id := fmt.Sprint("m", i)
 		r.servers = append(r.servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id)})
 		r.nodes = append(r.nodes, &node{id: id, addr: "127.0.0.1:0"})
 	}
 	for i := range n {
-		r.start(i)
+		r.Start(i)
 	}
 	t.Cleanup(func() {
 		for i := range r.nodes {
-			r.stop(i)
+			r.Stop(i)
 		}
 	})
 	return r
 }
 
-func (r *rig) start(i int) {
+// Start starts a member that was stopped.
+func (r *Rig) Start(i int) {
 	r.t.Helper()
 	n := r.nodes[i]
 	o := raftkv.Options{Dir: filepath.Join(r.dir, n.id), ID: n.id, HeartbeatTimeout: heartbeat}
 	if len(r.nodes) > 1 {
 		_, n.net = raft.NewInmemTransportWithTimeout(raft.ServerAddress(n.id), time.Second)
 		o.Transport, o.Bootstrap = n.net, r.servers
-		r.connect(i, true)
+		r.Connect(i, true)
 	}
 	var err error
 	if n.member, err = raftkv.Open(context.Background(), o); err != nil {
@@ -141,7 +142,7 @@ func (r *rig) start(i int) {
 }
 
 // serve puts the member of a node behind gRPC.
-func (r *rig) serve(n *node) {
+func (r *Rig) serve(n *node) {
 	member := n.member
 	n.rpc = kvrpc.NewServer(kvrpc.ServerOptions{
 		Stores: func(name string) (kvrpc.Member, error) {
@@ -162,7 +163,7 @@ func (r *rig) serve(n *node) {
 	}()
 }
 
-func (r *rig) addr(id string) string {
+func (r *Rig) addr(id string) string {
 	for _, n := range r.nodes {
 		if n.id == id {
 			return n.addr
@@ -171,8 +172,8 @@ func (r *rig) addr(id string) string {
 	return ""
 }
 
-// connect joins or cuts the network between member i and the others.
-func (r *rig) connect(i int, yes bool) {
+// Connect joins or cuts the network between member i and the others.
+func (r *Rig) Connect(i int, yes bool) {
 	a := r.nodes[i]
 	for j, b := range r.nodes {
 		if i == j || a.net == nil || b.net == nil {
@@ -188,44 +189,50 @@ func (r *rig) connect(i int, yes bool) {
 	}
 }
 
-// stop ends a member, as a process that is told to.
-func (r *rig) stop(i int) {
+// Stop ends a member, as a process that is told to.
+func (r *Rig) Stop(i int) {
 	n := r.nodes[i]
 	if n.member == nil {
 		return
 	}
-	r.connect(i, false)
+	r.Connect(i, false)
 	n.front.isolate(true)
 	n.grpc.Stop()
 	n.rpc.Close()
 	<-n.served
-	if err := n.member.Close(); err != nil && !unavailable(err) {
+	if err := n.member.Close(); err != nil && !Unavailable(err) {
 		r.t.Errorf("close member %d: %v", i, err)
 	}
 	n.member, n.net = nil, nil
 }
 
-// unavailable is how a member that loses its leadership fails.
-func unavailable(err error) bool {
+// Unavailable is how a member that loses its leadership fails.
+func Unavailable(err error) bool {
 	var not *kv.NotLeaderError
 	return errors.As(err, &not) || errors.Is(err, kv.ErrUnknownOutcome) || errors.Is(err, kv.ErrClosed)
 }
 
-// wait polls a condition that nothing announces.
-func wait(t testing.TB, what string, ok func() bool) {
+// Wait polls a condition that nothing announces.
+func Wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(Patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited too long: %s", what)
 		}
 	}
 }
 
-// leader waits for a member that leads.
-func (r *rig) leader() int {
+// Member returns the store of a member, nil while it is stopped.
+func (r *Rig) Member(i int) *raftkv.Store { return r.nodes[i].member }
+
+// Isolate breaks a member's connections to clients and lets no new ones through, or lets them again.
+func (r *Rig) Isolate(i int, yes bool) { r.nodes[i].front.isolate(yes) }
+
+// Leader waits for a member that leads.
+func (r *Rig) Leader() int {
 	r.t.Helper()
 	found := -1
-	wait(r.t, "for a leader", func() bool {
+	Wait(r.t, "for a leader", func() bool {
 		for i, n := range r.nodes {
 			if n.member != nil && n.member.Stats().Leads {
 				found = i
@@ -237,14 +244,14 @@ func (r *rig) leader() int {
 	return found
 }
 
-// tap is a client's way to all members, which can be cut.
-type tap struct {
+// Tap is a client's way to all members, which can be cut.
+type Tap struct {
 	mu    sync.Mutex
 	off   bool
 	conns map[net.Conn]bool
 }
 
-func (p *tap) dial(ctx context.Context, addr string) (net.Conn, error) {
+func (p *Tap) dial(ctx context.Context, addr string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -259,7 +266,8 @@ func (p *tap) dial(ctx context.Context, addr string) (net.Conn, error) {
 	return c, nil
 }
 
-func (p *tap) cut(yes bool) {
+// Cut breaks the connections and lets no new ones through, or lets them again.
+func (p *Tap) Cut(yes bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.off = yes
@@ -271,9 +279,10 @@ func (p *tap) cut(yes bool) {
 	}
 }
 
-func (r *rig) client() *kvrpc.Client { return r.clientOver(nil) }
+// Client returns a client of all members. It is closed with the test.
+func (r *Rig) Client() *kvrpc.Client { return r.clientOver(nil) }
 
-func (r *rig) clientOver(p *tap) *kvrpc.Client {
+func (r *Rig) clientOver(p *Tap) *kvrpc.Client {
 	r.t.Helper()
 	o := kvrpc.ClientOptions{}
 	for _, n := range r.nodes {
@@ -290,20 +299,20 @@ func (r *rig) clientOver(p *tap) *kvrpc.Client {
 	return c
 }
 
-// session opens a session of owner "o", or of whom the options name. The test closes it, or the cleanup.
-func (r *rig) session(o kvsession.Options) *kvsession.Session {
+// Session opens a session of owner "o", or of whom the options name. The test closes it, or the cleanup.
+func (r *Rig) Session(o kvsession.Options) *kvsession.Session {
 	r.t.Helper()
-	s, err := r.open(o)
+	s, err := r.Open(o)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return s
 }
 
-// tapped opens a session over a line of its own.
-func (r *rig) tapped(o kvsession.Options) (*kvsession.Session, *tap) {
+// Tapped opens a session over a line of its own.
+func (r *Rig) Tapped(o kvsession.Options) (*kvsession.Session, *Tap) {
 	r.t.Helper()
-	p := &tap{conns: map[net.Conn]bool{}}
+	p := &Tap{conns: map[net.Conn]bool{}}
 	s, err := r.openOver(r.clientOver(p), o)
 	if err != nil {
 		r.t.Fatal(err)
@@ -311,14 +320,15 @@ func (r *rig) tapped(o kvsession.Options) (*kvsession.Session, *tap) {
 	return s, p
 }
 
-func (r *rig) open(o kvsession.Options) (*kvsession.Session, error) { return r.openOver(r.client(), o) }
+// Open is Session, for one that may be refused.
+func (r *Rig) Open(o kvsession.Options) (*kvsession.Session, error) { return r.openOver(r.Client(), o) }
 
-func (r *rig) openOver(c *kvrpc.Client, o kvsession.Options) (*kvsession.Session, error) {
+func (r *Rig) openOver(c *kvrpc.Client, o kvsession.Options) (*kvsession.Session, error) {
 	r.t.Helper()
 	if o.Owner == "" {
 		o.Owner = "o"
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	s, err := kvsession.Open(ctx, c, "s", o)
 	if err == nil {
