@@ -413,7 +413,7 @@ func sumOf(p []byte) uint32 { return crc.Sum(p) }
 // long ago they were looked at.
 func TestRoomIsNoticedAtOnce(t *testing.T) {
 	ctx := context.Background()
-	r := newRig(t, 6, preset(objstore.CompressNone, 256<<10, p42), Options{})
+	r := newRig(t, 6, preset(objstore.CompressNone, 256<<10, p42), patient)
 	r.put("kept", noise(100_000))
 	for _, d := range r.disks {
 		d.Resize(64 << 10)
