@@ -182,23 +182,7 @@ func (l *link) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (r
 	if err != nil {
 		return nil, err
 	}
-	return pipeline{p, l, id}, nil
-}
-
-// pipeline is a stream of entries to a peer that ends when the link falls silent.
-type pipeline struct {
-	raft.AppendPipeline
-	link *link
-	id   raft.ServerID
-}
-
-func (p pipeline) AppendEntries(q *raft.AppendEntriesRequest, a *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if p.link.silent() {
-		return nil, errSilent
-	}
-	p.link.carry(p.id, q)
-	defer p.link.arm(p.id, q.Term)
-	return p.AppendPipeline.AppendEntries(q, a)
+	return newPipeline(p, l, id), nil
 }
 
 func (l *link) AppendEntries(id raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, a *raft.AppendEntriesResponse) error {
