@@ -138,7 +138,7 @@ var p42 = objstore.Policy{K: 4, M: 2, C: 5, X: 6}
 
 func TestPutAndRead(t *testing.T) {
 	for _, how := range []objstore.Compression{objstore.CompressNone, objstore.CompressS2, objstore.CompressZstd} {
-		r := newRig(t, 6, preset(how, 128<<10, p42), Options{})
+		r := newRig(t, 6, preset(how, 128<<10, p42), patient)
 		for _, n := range []int{0, 1, 100, 4096, 65536, 300_000, 512 << 10, 512<<10 + 1, 3_000_000} {
 			for kind, p := range map[string][]byte{"noise": noise(n), "text": text(n)} {
 				name := fmt.Sprint(kind, n)

@@ -18,6 +18,7 @@ import (
 	"github.com/gabionfs/gabion/kv/memkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
+	"github.com/gabionfs/gabion/objstore/client"
 	"github.com/gabionfs/gabion/objstore/maint"
 	"github.com/gabionfs/gabion/objstore/manager"
 )
@@ -45,7 +46,9 @@ func dirs(t testing.TB, n int) []string {
 
 func options(store kv.Store, dirs []string) Options {
 	return Options{KV: store, Cluster: cluster, Dirs: dirs, Capacity: 1 << 30, Compression: objstore.CompressS2,
-		WatchEvery: 20 * time.Millisecond, Maintenance: maint.Options{RepairDelay: -1}}
+		WatchEvery: 20 * time.Millisecond, Maintenance: maint.Options{RepairDelay: -1},
+		// Nothing is late here but by the load of other tests.
+		Client: client.Options{Grace: time.Minute}}
 }
 
 func open(t testing.TB, o Options) *Backend {

@@ -31,6 +31,7 @@ type fataler interface {
 type rig struct {
 	t        fataler
 	policies []objstore.Policy
+	grace    time.Duration
 	disks    []*disktest.Disk // disk number i+1
 	store    *memkv.Store
 
@@ -46,9 +47,15 @@ var (
 	p11 = objstore.Policy{K: 1, M: 1, C: 2, X: 16}
 )
 
+// newRig returns a rig that waits for what is late only because others have the processors.
 func newRig(t fataler, disks int, policies ...objstore.Policy) *rig {
 	t.Helper()
-	r := &rig{t: t, policies: policies, store: memkv.New(memkv.Rerun())}
+	return newRigWith(t, time.Minute, disks, policies...)
+}
+
+func newRigWith(t fataler, grace time.Duration, disks int, policies ...objstore.Policy) *rig {
+	t.Helper()
+	r := &rig{t: t, policies: policies, grace: grace, store: memkv.New(memkv.Rerun())}
 	for range disks {
 		r.disks = append(r.disks, disktest.New(0))
 	}
@@ -74,7 +81,7 @@ func (r *rig) open() {
 	}
 	r.m = New(Options{KV: r.store, Disks: r.mgr, Rate: -1, RepairDelay: -1, CollectEvery: -1, ScrubEvery: -1, UploadGrace: 10 * time.Second,
 		Namespaces: func() []*client.Namespace { return []*client.Namespace{r.ns} }})
-	r.c = client.New(client.Options{Disks: r.mgr, Trouble: r.m, HedgeMin: time.Second})
+	r.c = client.New(client.Options{Disks: r.mgr, Trouble: r.m, HedgeMin: time.Second, Grace: r.grace})
 	n := nsm.Open(r.store, nsm.Options{Name: "test", Number: 1, Policies: r.policies, Disks: r.mgr})
 	r.ns = r.c.Namespace(n, objstore.Preset{Name: "p", Policies: r.policies, FragmentSize: 8 << 10, Compression: objstore.CompressS2})
 }

@@ -20,7 +20,7 @@ func TestStress(t *testing.T) {
 	const seconds = 1500 * time.Millisecond
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	r := newRig(t, 7, p42, p22, p11)
+	r := newRigWith(t, 0, 7, p42, p22, p11)
 	defer r.close()
 	r.m.Start()
 	ctx, cancel := context.WithTimeout(context.Background(), seconds)
