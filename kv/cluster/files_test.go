@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"errors"
+	"path/filepath"
 	"testing"
 
 	"github.com/gabionfs/gabion/kv"
@@ -59,4 +60,59 @@ func FuzzJoinMessage(f *testing.F) {
 		m := &clusterpb.JoinRequest{}
 		_ = readMessage(bytes.NewReader(b), m, maxJoinRequest)
 	})
+}
+
+func FuzzAddresses(f *testing.F) {
+	b, err := encodeAddresses(&clusterpb.Addresses{Addresses: []*clusterpb.Address{{Id: "a", Address: "h:1", Generation: 2}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(b[:12])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseAddresses("addresses", b)
+		if err != nil {
+			var damaged *kv.CorruptError
+			if !errors.As(err, &damaged) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again, err := encodeAddresses(m)
+		if err == nil {
+			_, err = parseAddresses("addresses", again)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestLostAddressBook: a node whose book is lost counts on from what others remember of it.
+func TestLostAddressBook(t *testing.T) {
+	t.Parallel()
+	b, err := openAddresses(t.TempDir(), "a", "h:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = b.learn([]*clusterpb.Address{
+		{Id: "a", Address: "old:1", Generation: 7}, {Id: "b", Address: "h:2", Generation: 1},
+		{Id: "b", Address: "h:3", Generation: 1}, {Id: "c", Address: "no address", Generation: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own := b.own(); own.Address != "h:1" || own.Generation != 8 {
+		t.Errorf("the node's own address is %v", own)
+	}
+	if b.get("b") != "h:2" || b.get("c") != "" {
+		t.Errorf("b is at %q, c at %q", b.get("b"), b.get("c"))
+	}
+	again, err := openAddresses(filepath.Dir(b.path), "a", "h:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if own := again.own(); own.Address != "h:9" || own.Generation != 9 || again.get("b") != "h:2" {
+		t.Errorf("read again: %v", again.all())
+	}
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/kv/cluster/clusterpb"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/kv/cluster/mux"
 	"github.com/gabionfs/gabion/kv/kvrpc"
@@ -45,13 +46,13 @@ type Node struct {
 	closed atomic.Bool
 
 	image atomic.Pointer[image]
+	book  *addressBook
 	addrs []string      // that node.pem has; the goroutine follow's
 	over  chan struct{} // closed when the node was removed
 
 	mu      sync.Mutex
 	changed chan struct{}      // closed and replaced with the image
 	members map[string]*member // by raft ID
-	moved   map[string]string  // addresses that nodes have told us, before the directory knows
 	left    map[string]uint64  // members that may go, by raft ID: index of the image when their leader agreed
 	asking  map[string]bool    // whether they may
 	err     error              // why the node is over
@@ -84,7 +85,7 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 	n := &Node{
 		opts: o, log: o.Logger.With("node", bundle.ID.Name), id: bundle.ID.Name, creds: bundle.Credentials,
 		advertise: o.Advertise, began: time.Now(),
-		changed: make(chan struct{}), over: make(chan struct{}), members: map[string]*member{}, moved: map[string]string{},
+		changed: make(chan struct{}), over: make(chan struct{}), members: map[string]*member{},
 		left: map[string]uint64{}, asking: map[string]bool{}, addrs: bundle.Addrs,
 	}
 	if n.advertise == "" {
@@ -95,6 +96,10 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	n.image.Store(emptyImage)
+	if n.book, err = openAddresses(o.Dir, n.id, n.advertise); err != nil {
+		_ = o.Listener.Close()
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.mux = mux.New(mux.Options{Listener: o.Listener, Logger: n.log})
 	seeds := slices.Concat([]string{n.advertise}, o.Peers, bundle.Addrs)
@@ -230,15 +235,17 @@ func (n *Node) imageChanged() <-chan struct{} {
 
 // setImage makes a new state of the directory known.
 func (n *Node) setImage(im *image) {
+	var rows []*clusterpb.Address
+	for id, x := range im.nodes {
+		if x.Address != "" {
+			rows = append(rows, &clusterpb.Address{Id: id, Address: x.Address, Generation: x.Generation})
+		}
+	}
+	n.learnAddresses(rows)
 	n.image.Store(im)
 	n.mu.Lock()
 	close(n.changed)
 	n.changed = make(chan struct{})
-	for id, a := range n.moved {
-		if im.nodes[id].GetAddress() == a {
-			delete(n.moved, id)
-		}
-	}
 	n.mu.Unlock()
 	n.mux.Drop(func(c *mux.Conn) bool { return im.refused(c.Peer) != nil })
 	if err := im.refused(n.creds.ID); err != nil {
@@ -251,12 +258,7 @@ func (n *Node) resolve(id string) (string, error) {
 	if id == n.id {
 		return n.advertise, nil
 	}
-	n.mu.Lock()
-	a := n.moved[id]
-	n.mu.Unlock()
-	if a == "" {
-		a = n.image.Load().nodes[id].GetAddress()
-	}
+	a := n.book.get(id)
 	if a == "" {
 		return "", fmt.Errorf("cluster: the address of node %s is not known", id)
 	}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -23,23 +24,27 @@ func (a adminServer) Announce(ctx context.Context, r *clusterpb.AnnounceRequest)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if who.Name != n.id && n.image.Load().nodes[who.Name].GetAddress() != r.Address {
-		n.mu.Lock()
-		n.moved[who.Name] = r.Address
-		n.mu.Unlock()
+	if who.Name != n.id {
+		n.learnAddresses([]*clusterpb.Address{{Id: who.Name, Address: r.Address, Generation: r.Generation}})
 	}
+	out := &clusterpb.AnnounceResponse{Known: n.book.all()}
 	err = n.inDirectory(ctx, func(tx kv.Txn) error {
 		row, err := getNode(tx, who.Name)
 		if err != nil {
 			return err
 		}
-		if row.Address == r.Address {
+		if row.Address == r.Address && row.Generation == r.Generation || row.Generation > r.Generation {
 			return nil
 		}
-		row.Address = r.Address
+		row.Address, row.Generation = r.Address, r.Generation
 		return putNode(tx, row)
 	})
-	return &clusterpb.AnnounceResponse{}, toStatus(err)
+	var re *redirectError
+	if errors.As(err, &re) {
+		out.Leader = &clusterpb.Redirect{Node: re.node, Address: re.address}
+		err = nil
+	}
+	return out, toStatus(err)
 }
 
 // changeNode changes the row of a node that is not removed.

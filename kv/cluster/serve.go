@@ -189,23 +189,31 @@ func (n *Node) announce() {
 func (n *Node) announceOnce() {
 	ctx, cancel := context.WithTimeout(n.ctx, askTimeout)
 	defer cancel()
+	own := n.book.own()
+	to := n.peers.order()
+	for _, x := range n.book.all() {
+		if !slices.Contains(to, x.Address) {
+			to = append(to, x.Address)
+		}
+	}
 	var calls sync.WaitGroup
-	for _, a := range n.peers.order() {
+	for _, a := range to {
 		calls.Go(func() {
-			err := n.peers.attempt(ctx, a, func(ctx context.Context, s clusterpb.ClusterClient) error {
-				_, err := s.Announce(ctx, &clusterpb.AnnounceRequest{Address: n.advertise})
+			var r *clusterpb.AnnounceResponse
+			err := n.peers.attempt(ctx, a, func(ctx context.Context, s clusterpb.ClusterClient) (err error) {
+				r, err = s.Announce(ctx, &clusterpb.AnnounceRequest{Address: own.Address, Generation: own.Generation})
 				return err
 			})
 			if err == nil {
+				n.learnAddresses(r.Known)
+				if to := r.Leader.GetAddress(); to != "" {
+					n.peers.learn([]string{to})
+				}
 				return
 			}
-			_, to, err := fromStatus(err)
-			switch {
-			case to != "":
-				n.peers.learn([]string{to})
-			case errors.Is(err, ErrDenied):
+			if _, _, err := fromStatus(err); errors.Is(err, ErrDenied) {
 				n.refused(err)
-			default:
+			} else {
 				n.log.Debug("could not tell where this node listens", "to", a, "cause", err)
 			}
 		})

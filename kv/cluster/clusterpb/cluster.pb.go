@@ -1720,6 +1720,7 @@ func (x *NewClientResponse) GetBundle() []byte {
 type AnnounceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1761,8 +1762,17 @@ func (x *AnnounceRequest) GetAddress() string {
 	return ""
 }
 
+func (x *AnnounceRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 type AnnounceResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Known         []*Address             `protobuf:"bytes,1,rep,name=known,proto3" json:"known,omitempty"`   // all that the node knows, the caller's own too
+	Leader        *Redirect              `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"` // of the directory, unless that is the node itself
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1795,6 +1805,20 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
 	return file_cluster_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *AnnounceResponse) GetKnown() []*Address {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+func (x *AnnounceResponse) GetLeader() *Redirect {
+	if x != nil {
+		return x.Leader
+	}
+	return nil
 }
 
 type SetReadyRequest struct {
@@ -2136,10 +2160,15 @@ const file_cluster_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\bR\x05admin\"+\n" +
 	"\x11NewClientResponse\x12\x16\n" +
-	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"+\n" +
+	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"K\n" +
 	"\x0fAnnounceRequest\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\"\x12\n" +
-	"\x10AnnounceResponse\">\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\"y\n" +
+	"\x10AnnounceResponse\x120\n" +
+	"\x05known\x18\x01 \x03(\v2\x1a.gabion.cluster.v1.AddressR\x05known\x123\n" +
+	"\x06leader\x18\x02 \x01(\v2\x1b.gabion.cluster.v1.RedirectR\x06leader\">\n" +
 	"\x0fSetReadyRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\tR\x06raftId\"\x12\n" +
@@ -2230,6 +2259,7 @@ var file_cluster_proto_goTypes = []any{
 	(*JoinResponse)(nil),           // 36: gabion.cluster.v1.JoinResponse
 	(*Node)(nil),                   // 37: gabion.cluster.v1.Node
 	(*Store)(nil),                  // 38: gabion.cluster.v1.Store
+	(*Address)(nil),                // 39: gabion.cluster.v1.Address
 }
 var file_cluster_proto_depIdxs = []int32{
 	37, // 0: gabion.cluster.v1.NodeInfo.node:type_name -> gabion.cluster.v1.Node
@@ -2242,43 +2272,45 @@ var file_cluster_proto_depIdxs = []int32{
 	38, // 7: gabion.cluster.v1.ListStoresResponse.stores:type_name -> gabion.cluster.v1.Store
 	38, // 8: gabion.cluster.v1.CreateStoreResponse.store:type_name -> gabion.cluster.v1.Store
 	38, // 9: gabion.cluster.v1.SetMembersResponse.store:type_name -> gabion.cluster.v1.Store
-	0,  // 10: gabion.cluster.v1.JoinResponse.redirect:type_name -> gabion.cluster.v1.Redirect
-	37, // 11: gabion.cluster.v1.JoinResponse.nodes:type_name -> gabion.cluster.v1.Node
-	2,  // 12: gabion.cluster.v1.Cluster.Status:input_type -> gabion.cluster.v1.StatusRequest
-	7,  // 13: gabion.cluster.v1.Cluster.NodeStatus:input_type -> gabion.cluster.v1.NodeStatusRequest
-	9,  // 14: gabion.cluster.v1.Cluster.ListStores:input_type -> gabion.cluster.v1.ListStoresRequest
-	11, // 15: gabion.cluster.v1.Cluster.CreateStore:input_type -> gabion.cluster.v1.CreateStoreRequest
-	13, // 16: gabion.cluster.v1.Cluster.DeleteStore:input_type -> gabion.cluster.v1.DeleteStoreRequest
-	15, // 17: gabion.cluster.v1.Cluster.SetMembers:input_type -> gabion.cluster.v1.SetMembersRequest
-	17, // 18: gabion.cluster.v1.Cluster.SetPreferred:input_type -> gabion.cluster.v1.SetPreferredRequest
-	19, // 19: gabion.cluster.v1.Cluster.TransferLeader:input_type -> gabion.cluster.v1.TransferLeaderRequest
-	21, // 20: gabion.cluster.v1.Cluster.SetLearner:input_type -> gabion.cluster.v1.SetLearnerRequest
-	23, // 21: gabion.cluster.v1.Cluster.RemoveNode:input_type -> gabion.cluster.v1.RemoveNodeRequest
-	25, // 22: gabion.cluster.v1.Cluster.ReplaceNode:input_type -> gabion.cluster.v1.ReplaceNodeRequest
-	27, // 23: gabion.cluster.v1.Cluster.NewToken:input_type -> gabion.cluster.v1.NewTokenRequest
-	29, // 24: gabion.cluster.v1.Cluster.NewClient:input_type -> gabion.cluster.v1.NewClientRequest
-	31, // 25: gabion.cluster.v1.Cluster.Announce:input_type -> gabion.cluster.v1.AnnounceRequest
-	33, // 26: gabion.cluster.v1.Cluster.SetReady:input_type -> gabion.cluster.v1.SetReadyRequest
-	6,  // 27: gabion.cluster.v1.Cluster.Status:output_type -> gabion.cluster.v1.StatusResponse
-	8,  // 28: gabion.cluster.v1.Cluster.NodeStatus:output_type -> gabion.cluster.v1.NodeStatusResponse
-	10, // 29: gabion.cluster.v1.Cluster.ListStores:output_type -> gabion.cluster.v1.ListStoresResponse
-	12, // 30: gabion.cluster.v1.Cluster.CreateStore:output_type -> gabion.cluster.v1.CreateStoreResponse
-	14, // 31: gabion.cluster.v1.Cluster.DeleteStore:output_type -> gabion.cluster.v1.DeleteStoreResponse
-	16, // 32: gabion.cluster.v1.Cluster.SetMembers:output_type -> gabion.cluster.v1.SetMembersResponse
-	18, // 33: gabion.cluster.v1.Cluster.SetPreferred:output_type -> gabion.cluster.v1.SetPreferredResponse
-	20, // 34: gabion.cluster.v1.Cluster.TransferLeader:output_type -> gabion.cluster.v1.TransferLeaderResponse
-	22, // 35: gabion.cluster.v1.Cluster.SetLearner:output_type -> gabion.cluster.v1.SetLearnerResponse
-	24, // 36: gabion.cluster.v1.Cluster.RemoveNode:output_type -> gabion.cluster.v1.RemoveNodeResponse
-	26, // 37: gabion.cluster.v1.Cluster.ReplaceNode:output_type -> gabion.cluster.v1.ReplaceNodeResponse
-	28, // 38: gabion.cluster.v1.Cluster.NewToken:output_type -> gabion.cluster.v1.NewTokenResponse
-	30, // 39: gabion.cluster.v1.Cluster.NewClient:output_type -> gabion.cluster.v1.NewClientResponse
-	32, // 40: gabion.cluster.v1.Cluster.Announce:output_type -> gabion.cluster.v1.AnnounceResponse
-	34, // 41: gabion.cluster.v1.Cluster.SetReady:output_type -> gabion.cluster.v1.SetReadyResponse
-	27, // [27:42] is the sub-list for method output_type
-	12, // [12:27] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	39, // 10: gabion.cluster.v1.AnnounceResponse.known:type_name -> gabion.cluster.v1.Address
+	0,  // 11: gabion.cluster.v1.AnnounceResponse.leader:type_name -> gabion.cluster.v1.Redirect
+	0,  // 12: gabion.cluster.v1.JoinResponse.redirect:type_name -> gabion.cluster.v1.Redirect
+	37, // 13: gabion.cluster.v1.JoinResponse.nodes:type_name -> gabion.cluster.v1.Node
+	2,  // 14: gabion.cluster.v1.Cluster.Status:input_type -> gabion.cluster.v1.StatusRequest
+	7,  // 15: gabion.cluster.v1.Cluster.NodeStatus:input_type -> gabion.cluster.v1.NodeStatusRequest
+	9,  // 16: gabion.cluster.v1.Cluster.ListStores:input_type -> gabion.cluster.v1.ListStoresRequest
+	11, // 17: gabion.cluster.v1.Cluster.CreateStore:input_type -> gabion.cluster.v1.CreateStoreRequest
+	13, // 18: gabion.cluster.v1.Cluster.DeleteStore:input_type -> gabion.cluster.v1.DeleteStoreRequest
+	15, // 19: gabion.cluster.v1.Cluster.SetMembers:input_type -> gabion.cluster.v1.SetMembersRequest
+	17, // 20: gabion.cluster.v1.Cluster.SetPreferred:input_type -> gabion.cluster.v1.SetPreferredRequest
+	19, // 21: gabion.cluster.v1.Cluster.TransferLeader:input_type -> gabion.cluster.v1.TransferLeaderRequest
+	21, // 22: gabion.cluster.v1.Cluster.SetLearner:input_type -> gabion.cluster.v1.SetLearnerRequest
+	23, // 23: gabion.cluster.v1.Cluster.RemoveNode:input_type -> gabion.cluster.v1.RemoveNodeRequest
+	25, // 24: gabion.cluster.v1.Cluster.ReplaceNode:input_type -> gabion.cluster.v1.ReplaceNodeRequest
+	27, // 25: gabion.cluster.v1.Cluster.NewToken:input_type -> gabion.cluster.v1.NewTokenRequest
+	29, // 26: gabion.cluster.v1.Cluster.NewClient:input_type -> gabion.cluster.v1.NewClientRequest
+	31, // 27: gabion.cluster.v1.Cluster.Announce:input_type -> gabion.cluster.v1.AnnounceRequest
+	33, // 28: gabion.cluster.v1.Cluster.SetReady:input_type -> gabion.cluster.v1.SetReadyRequest
+	6,  // 29: gabion.cluster.v1.Cluster.Status:output_type -> gabion.cluster.v1.StatusResponse
+	8,  // 30: gabion.cluster.v1.Cluster.NodeStatus:output_type -> gabion.cluster.v1.NodeStatusResponse
+	10, // 31: gabion.cluster.v1.Cluster.ListStores:output_type -> gabion.cluster.v1.ListStoresResponse
+	12, // 32: gabion.cluster.v1.Cluster.CreateStore:output_type -> gabion.cluster.v1.CreateStoreResponse
+	14, // 33: gabion.cluster.v1.Cluster.DeleteStore:output_type -> gabion.cluster.v1.DeleteStoreResponse
+	16, // 34: gabion.cluster.v1.Cluster.SetMembers:output_type -> gabion.cluster.v1.SetMembersResponse
+	18, // 35: gabion.cluster.v1.Cluster.SetPreferred:output_type -> gabion.cluster.v1.SetPreferredResponse
+	20, // 36: gabion.cluster.v1.Cluster.TransferLeader:output_type -> gabion.cluster.v1.TransferLeaderResponse
+	22, // 37: gabion.cluster.v1.Cluster.SetLearner:output_type -> gabion.cluster.v1.SetLearnerResponse
+	24, // 38: gabion.cluster.v1.Cluster.RemoveNode:output_type -> gabion.cluster.v1.RemoveNodeResponse
+	26, // 39: gabion.cluster.v1.Cluster.ReplaceNode:output_type -> gabion.cluster.v1.ReplaceNodeResponse
+	28, // 40: gabion.cluster.v1.Cluster.NewToken:output_type -> gabion.cluster.v1.NewTokenResponse
+	30, // 41: gabion.cluster.v1.Cluster.NewClient:output_type -> gabion.cluster.v1.NewClientResponse
+	32, // 42: gabion.cluster.v1.Cluster.Announce:output_type -> gabion.cluster.v1.AnnounceResponse
+	34, // 43: gabion.cluster.v1.Cluster.SetReady:output_type -> gabion.cluster.v1.SetReadyResponse
+	29, // [29:44] is the sub-list for method output_type
+	14, // [14:29] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_cluster_proto_init() }

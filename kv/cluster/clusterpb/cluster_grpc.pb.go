@@ -67,7 +67,7 @@ type ClusterClient interface {
 	NewToken(ctx context.Context, in *NewTokenRequest, opts ...grpc.CallOption) (*NewTokenResponse, error)
 	// NewClient makes the bundle of a client.
 	NewClient(ctx context.Context, in *NewClientRequest, opts ...grpc.CallOption) (*NewClientResponse, error)
-	// Announce is how a node says where it listens. Nodes only.
+	// Announce is how a node says where it listens, and learns where others do. Nodes only.
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
 	// SetReady is how the leader of a new store says that it leads. Nodes only.
 	SetReady(ctx context.Context, in *SetReadyRequest, opts ...grpc.CallOption) (*SetReadyResponse, error)
@@ -260,7 +260,7 @@ type ClusterServer interface {
 	NewToken(context.Context, *NewTokenRequest) (*NewTokenResponse, error)
 	// NewClient makes the bundle of a client.
 	NewClient(context.Context, *NewClientRequest) (*NewClientResponse, error)
-	// Announce is how a node says where it listens. Nodes only.
+	// Announce is how a node says where it listens, and learns where others do. Nodes only.
 	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
 	// SetReady is how the leader of a new store says that it leads. Nodes only.
 	SetReady(context.Context, *SetReadyRequest) (*SetReadyResponse, error)

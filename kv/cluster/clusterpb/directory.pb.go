@@ -134,6 +134,7 @@ type Node struct {
 	KeySha256     []byte                 `protobuf:"bytes,5,opt,name=key_sha256,json=keySha256,proto3" json:"key_sha256,omitempty"`     // of the public key that its certificates are for
 	Serial        string                 `protobuf:"bytes,6,opt,name=serial,proto3" json:"serial,omitempty"`                            // of the last certificate that was issued
 	JoinedUnix    int64                  `protobuf:"varint,7,opt,name=joined_unix,json=joinedUnix,proto3" json:"joined_unix,omitempty"` // seconds
+	Generation    uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`                   // of the address
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +218,120 @@ func (x *Node) GetJoinedUnix() int64 {
 	return 0
 }
 
+func (x *Node) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// Address is where a node listens. The node counts its addresses: the one with the highest generation is
+// the latest.
+type Address struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Address) Reset() {
+	*x = Address{}
+	mi := &file_directory_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Address) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Address) ProtoMessage() {}
+
+func (x *Address) ProtoReflect() protoreflect.Message {
+	mi := &file_directory_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Address.ProtoReflect.Descriptor instead.
+func (*Address) Descriptor() ([]byte, []int) {
+	return file_directory_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Address) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Address) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Address) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// Addresses is the content of a node's file of that name.
+type Addresses struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addresses     []*Address             `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Addresses) Reset() {
+	*x = Addresses{}
+	mi := &file_directory_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Addresses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Addresses) ProtoMessage() {}
+
+func (x *Addresses) ProtoReflect() protoreflect.Message {
+	mi := &file_directory_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Addresses.ProtoReflect.Descriptor instead.
+func (*Addresses) Descriptor() ([]byte, []int) {
+	return file_directory_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Addresses) GetAddresses() []*Address {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // Store is keyed by the store's name in keyspace "store". Deleting a store deletes the row: raft_id is
 // never used again, so members know by its absence that their files may go.
 type Store struct {
@@ -236,7 +351,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_directory_proto_msgTypes[1]
+	mi := &file_directory_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -248,7 +363,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_directory_proto_msgTypes[1]
+	mi := &file_directory_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -261,7 +376,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{1}
+	return file_directory_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Store) GetName() string {
@@ -339,7 +454,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_directory_proto_msgTypes[2]
+	mi := &file_directory_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +466,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_directory_proto_msgTypes[2]
+	mi := &file_directory_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +479,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{2}
+	return file_directory_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Token) GetExpiresUnix() int64 {
@@ -392,7 +507,7 @@ var File_directory_proto protoreflect.FileDescriptor
 
 const file_directory_proto_rawDesc = "" +
 	"\n" +
-	"\x0fdirectory.proto\x12\x11gabion.cluster.v1\"\xd6\x01\n" +
+	"\x0fdirectory.proto\x12\x11gabion.cluster.v1\"\xf6\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x122\n" +
@@ -402,7 +517,18 @@ const file_directory_proto_rawDesc = "" +
 	"key_sha256\x18\x05 \x01(\fR\tkeySha256\x12\x16\n" +
 	"\x06serial\x18\x06 \x01(\tR\x06serial\x12\x1f\n" +
 	"\vjoined_unix\x18\a \x01(\x03R\n" +
-	"joinedUnix\"\xfd\x01\n" +
+	"joinedUnix\x12\x1e\n" +
+	"\n" +
+	"generation\x18\b \x01(\x04R\n" +
+	"generation\"S\n" +
+	"\aAddress\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\"E\n" +
+	"\tAddresses\x128\n" +
+	"\taddresses\x18\x01 \x03(\v2\x1a.gabion.cluster.v1.AddressR\taddresses\"\xfd\x01\n" +
 	"\x05Store\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\tR\x06raftId\x123\n" +
@@ -441,22 +567,25 @@ func file_directory_proto_rawDescGZIP() []byte {
 }
 
 var file_directory_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_directory_proto_goTypes = []any{
-	(NodeState)(0),  // 0: gabion.cluster.v1.NodeState
-	(StoreState)(0), // 1: gabion.cluster.v1.StoreState
-	(*Node)(nil),    // 2: gabion.cluster.v1.Node
-	(*Store)(nil),   // 3: gabion.cluster.v1.Store
-	(*Token)(nil),   // 4: gabion.cluster.v1.Token
+	(NodeState)(0),    // 0: gabion.cluster.v1.NodeState
+	(StoreState)(0),   // 1: gabion.cluster.v1.StoreState
+	(*Node)(nil),      // 2: gabion.cluster.v1.Node
+	(*Address)(nil),   // 3: gabion.cluster.v1.Address
+	(*Addresses)(nil), // 4: gabion.cluster.v1.Addresses
+	(*Store)(nil),     // 5: gabion.cluster.v1.Store
+	(*Token)(nil),     // 6: gabion.cluster.v1.Token
 }
 var file_directory_proto_depIdxs = []int32{
 	0, // 0: gabion.cluster.v1.Node.state:type_name -> gabion.cluster.v1.NodeState
-	1, // 1: gabion.cluster.v1.Store.state:type_name -> gabion.cluster.v1.StoreState
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 1: gabion.cluster.v1.Addresses.addresses:type_name -> gabion.cluster.v1.Address
+	1, // 2: gabion.cluster.v1.Store.state:type_name -> gabion.cluster.v1.StoreState
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_directory_proto_init() }
@@ -470,7 +599,7 @@ func file_directory_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_directory_proto_rawDesc), len(file_directory_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
