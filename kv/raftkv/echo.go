@@ -1,6 +1,7 @@
 package raftkv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
 	"slices"
@@ -123,7 +124,8 @@ func (l *link) beat(id raft.ServerID, began time.Time, q *raft.AppendEntriesRequ
 		e.confirmed = began
 	}
 	if len(a.Addr) == stampSize && len(e.received) < maxWords {
-		e.received = append(e.received, word{a.Addr, time.Now()})
+		// Raft decodes its next answer into the same memory.
+		e.received = append(e.received, word{bytes.Clone(a.Addr), time.Now()})
 	}
 	if l.reign.term == q.Term {
 		l.confirm()
