@@ -72,6 +72,10 @@ func (s *Session) sequence(t *txn, c kv.Commit) (*outgoing, error) {
 	if b == nil {
 		s.number++
 		b = &outgoing{number: s.number, began: time.Now(), done: make(chan struct{})}
+		if n := len(s.spare); n > 0 {
+			b.enc.Use(s.spare[n-1])
+			s.spare = s.spare[:n-1]
+		}
 		s.open = b
 		wake(s.kick)
 	}
@@ -209,6 +213,10 @@ func (s *Session) acknowledge(number uint64) {
 		s.counts.batches++
 		s.counts.batchBytes += uint64(len(b.data))
 		close(b.done)
+		// The member has all of it, so nobody sends it any more.
+		if c := cap(b.data); c <= 2*batchBytes && len(s.spare) <= maxInFlight {
+			s.spare = append(s.spare, b.data)
+		}
 		s.queue[n] = nil
 		n++
 	}

@@ -109,6 +109,7 @@ type Session struct {
 	waiting   bool          // the sender waits for views to close
 	open      *outgoing     // being filled, or nil
 	queue     []*outgoing   // sealed and not acknowledged, oldest first
+	spare     [][]byte      // memory of batches that are acknowledged
 	inFlight  int           // batches of queue that were sent on the present connection
 	pending   int64         // bytes not acknowledged
 	progress  chan struct{} // closed and replaced when batches were acknowledged

@@ -46,6 +46,9 @@ type Encoder struct {
 	names []kv.Keyspace
 }
 
+// Use gives an empty encoder memory to begin with. What was in it is lost.
+func (e *Encoder) Use(buf []byte) { e.buf = buf[:0] }
+
 // Grow makes room for n more bytes.
 func (e *Encoder) Grow(n int) {
 	if cap(e.buf)-len(e.buf) >= n+len(magic)+sumSize {
