@@ -372,6 +372,9 @@ func (s *Store) begin() bool {
 		e.number = s.applied.number
 	}
 	s.epoch = e
+	if s.flushing != nil {
+		s.flushing.spare = s.active.bytes
+	}
 	if s.link != nil {
 		s.link.reigns(term, s.opts.ID, s.Members)
 	}

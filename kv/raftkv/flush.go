@@ -15,6 +15,7 @@ type sealedTable struct {
 	state state         // what it contains, once it is ready
 	keys  int           // in the table
 	left  int           // of them, not in the state file; guarded by Store.mu
+	spare int64         // what the active table had when updates began to be evaluated; likewise
 }
 
 func (t *sealedTable) settled() bool {
@@ -51,6 +52,9 @@ func (s *Store) flushingTable() *memtable {
 
 // flushLoop is the goroutine that writes the active table into the state file when it is large.
 func (s *Store) flushLoop() {
+	s.flushMu.Lock()
+	_ = s.resumeFlush() // stops the store when it fails
+	s.flushMu.Unlock()
 	for {
 		select {
 		case <-s.flushKick:
@@ -111,34 +115,46 @@ func (s *Store) flushCount() uint64 {
 
 var errStopped = errors.New("raftkv: stopped")
 
-// errFlushCut returns an error when a flush gave up half way, which only the end of the store does: the
-// state file must not get ahead of it, nor leave the member. The caller holds flushMu.
-func (s *Store) errFlushCut() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.flushing != nil {
-		return errStopped
-	}
-	return nil
-}
-
 // flush writes everything that was sequenced so far into the state file, with the snapshot's
 // description when there is one.
 func (s *Store) flush(meta *snapshotMeta) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
-	if err := s.errFlushCut(); err != nil {
+	if err := s.resumeFlush(); err != nil {
 		return err
 	}
-	began := time.Now()
 	sealed := s.sealActive()
 	s.wake()
 	select {
 	case <-sealed.ready:
 	case <-s.stop:
+		s.flushCut = true
 		return errStopped // the log has it
 	}
+	return s.writeTable(sealed, meta)
+}
+
+// resumeFlush writes the table that openFiles has found half written, if nobody has yet. A flush that this
+// process gave up half way is left alone, which only the end of the store brings about: the state file
+// must not get ahead of it. The caller holds flushMu.
+func (s *Store) resumeFlush() error {
+	s.mu.Lock()
+	t := s.flushing
+	s.mu.Unlock()
+	switch {
+	case s.flushCut:
+		return errStopped
+	case t != nil:
+		return s.writeTable(t, nil)
+	}
+	return nil
+}
+
+// writeTable writes a table that is ready into the state file, in parts. The caller holds flushMu.
+func (s *Store) writeTable(sealed *sealedTable, meta *snapshotMeta) error {
+	began := time.Now()
 	st := sealed.state
+	st.mixed = 0
 	if meta != nil {
 		st.applied = max(st.applied, meta.Index)
 		if meta.Index > st.snapshot.Index {
@@ -148,13 +164,16 @@ func (s *Store) flush(meta *snapshotMeta) error {
 	for c := newFlushCursor(sealed.table); ; {
 		part := time.Now()
 		if err := s.flushPart(sealed, c, st); err != nil {
+			s.flushCut = true
 			s.fail(err)
 			return err
 		}
 		if c.done() {
 			break
 		}
+		s.adapt(time.Since(part))
 		if !s.rest(time.Since(part)) {
+			s.flushCut = true
 			return errStopped // the log has what is missing
 		}
 	}
@@ -177,7 +196,7 @@ func (s *Store) flushPart(sealed *sealedTable, c *flushCursor, st state) error {
 	old := s.gen
 	s.mu.Unlock()
 	b := old.base
-	if err := b.write(old, c, s.opts.partBytes, st); err != nil {
+	if err := b.write(old, c, s.partBytes, st); err != nil {
 		return err
 	}
 	b.trimWriter()
@@ -231,6 +250,20 @@ func (s *Store) sealActive() *sealedTable {
 	return t
 }
 
+// adapt makes the parts smaller when they take long, because updates may wait for one, and larger again when
+// they do not. The caller holds flushMu.
+func (s *Store) adapt(took time.Duration) {
+	switch {
+	case took > 2*partTime:
+		s.partBytes = max(s.partBytes/2, s.opts.partBytes/16)
+	case took < partTime:
+		s.partBytes = min(s.partBytes*2, s.opts.partBytes)
+	}
+}
+
+// partTime is what a part should take.
+const partTime = 40 * time.Millisecond
+
 // rest pauses between two parts of a flush for as long as the last one took, so that the log has the disk
 // for half of the time, unless updates are about to wait for the flush. It returns false when the store
 // stops.
@@ -258,7 +291,7 @@ func (s *Store) room() int64 {
 	if f == nil || f.keys == 0 {
 		return 2 * s.opts.FlushBytes
 	}
-	return s.opts.FlushBytes/2 + int64(float64(s.opts.FlushBytes/2)*float64(f.keys-f.left)/float64(f.keys))
+	return f.spare + s.opts.FlushBytes/2 + int64(float64(s.opts.FlushBytes/2)*float64(f.keys-f.left)/float64(f.keys))
 }
 
 // growBase exchanges the mapping of the state file for a larger one when a part of the table's flush may

@@ -107,6 +107,7 @@ func verifyBucket(ctx context.Context, t *tree, name string, b bucket, w interfa
 	current() (key, sealed []byte)
 	move(by int) error
 }) (n int64, err error) {
+	trimmed := int64(0)
 	for err = w.first(t, b); err == nil && w.valid(); err = w.move(+1) {
 		key, sealed := w.current()
 		n += int64(len(key) + len(sealed))
@@ -117,6 +118,11 @@ func verifyBucket(ctx context.Context, t *tree, name string, b bucket, w interfa
 		}
 		if err := ctx.Err(); err != nil {
 			return n, err
+		}
+		if n-trimmed > maxMapped/4 {
+			if trimmed = n; mappedMemory() > maxMapped {
+				giveBack(t.data)
+			}
 		}
 	}
 	return n, err

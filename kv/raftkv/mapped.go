@@ -43,7 +43,9 @@ func (s *Store) trimLoop() {
 }
 
 // trim gives the touched pages of the mapping back.
-func (b *base) trim() { _ = unix.Madvise(b.data, unix.MADV_DONTNEED) }
+func (b *base) trim() { giveBack(b.data) }
+
+func giveBack(mapped []byte) { _ = unix.Madvise(mapped, unix.MADV_DONTNEED) }
 
 // trimWriter gives back what bbolt has touched. The caller holds Store.flushMu.
 func (b *base) trimWriter() {

@@ -86,6 +86,10 @@ func (s *Store) finishFlush() error {
 			return err
 		}
 	}
+	if cut := s.applied.mixed != 0; cut {
+		s.applied.mixed = 0
+		s.sealActive() // the flusher begins with it
+	}
 	return nil
 }
 

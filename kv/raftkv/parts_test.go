@@ -102,8 +102,14 @@ func TestCutFlush(t *testing.T) {
 				t.Fatalf("part %d, %s: %v", parts, name, err)
 			}
 			compare(again)
+			if st := snapshotOf(t, again); st.mixed != 0 {
+				t.Errorf("part %d, %s: a snapshot left with %+v", parts, name, st)
+			}
 			if err := again.flush(nil); err != nil {
 				t.Errorf("part %d, %s: %v", parts, name, err)
+			}
+			if st, err := again.gen.state(); err != nil || st.mixed != 0 {
+				t.Errorf("part %d, %s: after a flush %+v, %v", parts, name, st, err)
 			}
 			compare(again)
 			if err := again.Close(); err != nil {
@@ -119,6 +125,17 @@ func TestCutFlush(t *testing.T) {
 	compare(s)
 	update(2, 700)
 	compare(s)
+}
+
+// snapshotOf returns the state in what the member would send to another one.
+func snapshotOf(t *testing.T, s *Store) state {
+	t.Helper()
+	v, st, err := s.snaps.wholeView()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.close()
+	return st
 }
 
 // TestCutFlushNeedsLog: a state file in the middle of a flush without the log that completes it is

@@ -103,6 +103,35 @@ func (n *snapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Co
 	}, nil
 }
 
+// wholeView opens a view whose state file is a whole picture without the memory tables, as it is between
+// flushes. A flush that is under way is waited for only while it writes: before that it waits for commits, and
+// they may need the member that the snapshot is for.
+func (n *snapshots) wholeView() (*view, state, error) {
+	s := n.store
+	for {
+		s.mu.Lock()
+		progress := s.progress
+		s.mu.Unlock()
+		v := new(view)
+		if err := v.open(s, true); err != nil {
+			return nil, state{}, err
+		}
+		st, err := v.gen.state()
+		if err == nil && st.mixed == 0 {
+			return v, st, nil
+		}
+		v.close()
+		if err != nil {
+			return nil, st, err
+		}
+		select {
+		case <-progress:
+		case <-s.stop:
+			return nil, st, s.closedError()
+		}
+	}
+}
+
 // Open implements raft.SnapshotStore: it streams the state file as it is now.
 func (n *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	switch id {
@@ -112,23 +141,12 @@ func (n *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	default:
 		return nil, nil, fmt.Errorf("raftkv: no snapshot %q", id)
 	}
-	// Between flushes the file is a whole picture without the memory tables.
-	n.store.flushMu.Lock()
-	v := new(view)
-	err := n.store.errFlushCut()
-	if err == nil {
-		err = v.open(n.store, true)
-	}
-	n.store.flushMu.Unlock()
+	v, st, err := n.wholeView()
 	if err != nil {
 		return nil, nil, err
 	}
 	// What goes over the wire gets new checksums there: nothing damaged may leave.
-	st, err := v.gen.state()
-	if err == nil {
-		_, err = v.gen.verify(context.Background())
-	}
-	if err != nil {
+	if _, err = v.gen.verify(context.Background()); err != nil {
 		v.close()
 		return nil, nil, err
 	}

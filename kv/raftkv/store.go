@@ -45,7 +45,9 @@ type Store struct {
 	workers sync.WaitGroup
 
 	// flushMu is held by whoever changes the state file.
-	flushMu sync.Mutex
+	flushMu   sync.Mutex
+	flushCut  bool  // a flush was given up half way; guarded by flushMu
+	partBytes int64 // pages that the next part of a flush changes; guarded by flushMu
 
 	// seqMu is held while a transaction is evaluated and sequenced.
 	seqMu sync.Mutex
@@ -132,6 +134,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 func newStore(o Options) *Store {
 	s := &Store{
 		opts:       o,
+		partBytes:  o.partBytes,
 		log:        o.Logger,
 		opened:     time.Now(),
 		stop:       make(chan struct{}),
