@@ -133,6 +133,14 @@ func TestSilentPeer(t *testing.T) {
 	c.put("three", "x", "1")
 	c.put("two", "x", "1")
 	c.shows("c", "three", "x", "1")
+	// The others lead: c can still send, and would go on leading what it leads.
+	if err := c.admin().SetPreferred(within(t), "three", []string{"a"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.admin().TransferLeader(within(t), cluster.Directory, "a"); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "a leads", func() bool { id, _ := c.leader("three"); return id == "a" })
 
 	hole.close()
 	for _, store := range []string{"two", "three"} {
@@ -154,7 +162,7 @@ func TestSilentPeer(t *testing.T) {
 	if err := c.nodes["a"].Admin().ReplaceNode(within(t), "c", "d"); err != nil {
 		t.Fatal(err)
 	}
-	// c can still send, so it may ask for votes: with its log behind and others leading it gets none.
+	// c asks for votes: with its log behind and others leading it gets none.
 	wait(t, "d has taken the place of c", func() bool {
 		_, s := c.leader("three")
 		got := map[string]bool{}
