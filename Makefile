@@ -21,7 +21,7 @@ build: ## build ./bin/gabion
 .PHONY: test
 test: setup check ## what CI runs: checks, every test, the decoders fuzzed briefly
 	go test -timeout 14m $(PKG)
-	FUZZTIME=1s .ci/fuzz
+	FUZZTIME=3000x .ci/fuzz
 
 .PHONY: test-race
 test-race: setup ## every test under the race detector
