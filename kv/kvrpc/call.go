@@ -27,6 +27,8 @@ type call struct {
 	body []byte        // the answer; it points into the message
 	err  error
 	sent bool // the member may have seen it
+	// bytes of the request, about
+	bytes int
 }
 
 var calls = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}

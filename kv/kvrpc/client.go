@@ -70,6 +70,21 @@ type peer struct {
 	addr  string
 	conns []*grpc.ClientConn
 	turn  atomic.Uint32
+	heard atomic.Int64 // when something was last received, nanoseconds since 1970
+}
+
+// heardConn notes when something arrives, be it a part of a large message.
+type heardConn struct {
+	net.Conn
+	at *atomic.Int64
+}
+
+func (c heardConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.at.Store(time.Now().UnixNano())
+	}
+	return n, err
 }
 
 func (p *peer) conn() *grpc.ClientConn {
@@ -202,7 +217,7 @@ func (c *Client) peer(addr string) (*peer, error) {
 	}
 	p := &peer{addr: addr}
 	for range c.o.Conns {
-		conn, err := grpc.NewClient("passthrough:///"+addr, c.dialOptions()...)
+		conn, err := grpc.NewClient("passthrough:///"+addr, c.dialOptions(p)...)
 		if err != nil {
 			return nil, err
 		}
@@ -212,7 +227,7 @@ func (c *Client) peer(addr string) (*peer, error) {
 	return p, nil
 }
 
-func (c *Client) dialOptions() []grpc.DialOption {
+func (c *Client) dialOptions(p *peer) []grpc.DialOption {
 	creds := c.o.Credentials
 	switch {
 	case creds != nil:
@@ -236,10 +251,19 @@ func (c *Client) dialOptions() []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	}
-	if c.o.DialContext != nil {
-		opts = append(opts, grpc.WithContextDialer(c.o.DialContext))
+	dial := c.o.DialContext
+	if dial == nil {
+		dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}
 	}
-	return opts
+	return append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		return heardConn{conn, &p.heard}, nil
+	}))
 }
 
 // callError turns the error of a generated method into what it stands for.

@@ -24,6 +24,9 @@ const (
 	ioBuffer = 128 << 10
 	// inlineBytes is what a goroutine sends by itself when nobody else is asking.
 	inlineBytes = 4 << 10
+	// slowestLine is how many bytes a second a member is expected to take at least, before it is taken for
+	// dead while a large request is on its way.
+	slowestLine = 512 << 10
 )
 
 var execDesc = grpc.StreamDesc{StreamName: "Exec", ClientStreams: true, ServerStreams: true}
@@ -31,6 +34,7 @@ var execDesc = grpc.StreamDesc{StreamName: "Exec", ClientStreams: true, ServerSt
 // link is a store's stream to one member. Requests gather in its outbox while the sender is busy.
 type link struct {
 	store  *Store
+	peer   *peer
 	addr   string
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -57,7 +61,7 @@ func openLink(s *Store, addr string) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &link{store: s, addr: addr, calls: map[uint64]*call{}, wake: make(chan struct{}, 1), heard: time.Now()}
+	l := &link{store: s, peer: p, addr: addr, calls: map[uint64]*call{}, wake: make(chan struct{}, 1), heard: time.Now()}
 	l.out.pool = &s.client.pool
 	l.ctx, l.cancel = context.WithCancel(s.client.ctx)
 	conn := p.conn()
@@ -150,6 +154,7 @@ func (l *link) start(c *call) error {
 		l.heard = time.Now()
 	}
 	l.next++
+	c.bytes = size
 	c.id, c.body, c.err, c.sent = l.next, nil, nil, false
 	if size > segmentBytes || c.cold != nil { // not while others wait for the lock
 		l.mu.Unlock()
@@ -271,7 +276,15 @@ func (l *link) check(now time.Time, silence time.Duration) {
 		l.mu.Unlock()
 		return
 	}
-	quiet := now.Sub(l.heard)
+	heard := l.heard
+	if at := time.Unix(0, l.peer.heard.Load()); l.stream != nil && at.After(heard) {
+		heard, l.probed = at, false
+	}
+	quiet := now.Sub(heard)
+	// What is large takes a while to get there.
+	for _, c := range l.calls {
+		silence += time.Duration(c.bytes) * time.Second / slowestLine
+	}
 	probe := quiet > silence/2 && !l.probed && l.stream != nil
 	if probe {
 		l.probed = true

@@ -114,7 +114,7 @@ func TestAppliedOnce(t *testing.T) {
 	var mu sync.Mutex
 	var history []porcupine.Operation
 	acked := map[string]bool{}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	active.Store(true)
 

@@ -179,7 +179,10 @@ func (f *opsFixture) ranges() {
 	f.must(err)
 	for _, r := range []kv.Range{{}, {Reverse: true}, {From: []byte("010"), To: []byte("090")}, {From: []byte("010"), To: []byte("090"), Reverse: true}, {To: []byte{}}, kv.Prefix([]byte("05"))} {
 		for _, o := range []RangeOptions{{}, {MaxBytes: 1000}, {MaxBytes: 1}, {KeysOnly: true}, {ReadOptions: ReadOptions{Level: Session}}} {
-			for _, limit := range []int{0, 1, 7} {
+			for _, limit := range []int{0, 7} {
+				if limit > 0 && o.MaxBytes == 1 {
+					continue
+				}
 				var want []string
 				for i := range 100 {
 					k := fmt.Sprintf("%03d", i)

@@ -215,7 +215,7 @@ func micros(d time.Duration) uint64 {
 	if d == raftkv.Unknown {
 		return math.MaxUint64
 	}
-	return uint64(max(d, 0).Microseconds())
+	return uint64((max(d, 0) + time.Microsecond - 1).Microseconds()) // at least as old
 }
 
 // joinContext is done when either is.

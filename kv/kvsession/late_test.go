@@ -146,14 +146,14 @@ func TestOldView(t *testing.T) {
 	s.mustPut(t, "a", "k", "new")
 	synced := make(chan error, 1)
 	go func() { synced <- s.Sync(ctx) }()
-	q := <-c.reads
-	if len(q.GetKeys()) != 1 || string(q.GetKeys()[0].GetKey()) != "k" {
-		t.Fatalf("asked for %v", q)
-	}
+	var q *kvpb.SessionRead
 	select {
+	case q = <-c.reads:
 	case n := <-c.batches:
 		t.Fatalf("batch %d was sent", n)
-	default:
+	}
+	if len(q.GetKeys()) != 1 || string(q.GetKeys()[0].GetKey()) != "k" {
+		t.Fatalf("asked for %v", q)
 	}
 	c.answer(&kvpb.SessionRows{Id: q.GetId(), Rows: []*kvpb.SessionRow{{Value: []byte("old")}}})
 	if err := <-synced; err != nil {

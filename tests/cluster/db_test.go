@@ -61,10 +61,7 @@ func (c *cluster) dial(seed uint64) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := kvrpc.ClientOptions{TLS: b.ClientConfig("", "h2"), Logger: nil}
-	for _, n := range c.members() {
-		o.Addrs = append(o.Addrs, n.addr)
-	}
+	o := kvrpc.ClientOptions{TLS: b.ClientConfig("", "h2"), Addrs: c.addrs()}
 	if c.net != nil {
 		dial := c.net.DialContext(clientHost)
 		o.DialContext = func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "tcp", addr) }

@@ -122,12 +122,13 @@ func (c *cluster) newNode(host int) *node {
 
 // join makes a node that joins and runs.
 func (c *cluster) join(ctx context.Context, host int) (*node, error) {
+	peers := c.addrs()
 	n := c.newNode(host)
 	token, err := c.adminOut(ctx, "token")
 	if err != nil {
 		return n, err
 	}
-	if err := c.role(ctx, n, "join", n.dir, n.id, n.addr, c.all()[0].addr, strings.TrimSpace(token)); err != nil {
+	if err := c.role(ctx, n, "join", n.dir, n.id, n.addr, strings.Join(peers, ","), strings.TrimSpace(token)); err != nil {
 		return n, err
 	}
 	n.start()
@@ -154,6 +155,14 @@ func (c *cluster) members() []*node {
 	return out
 }
 
+// addrs returns the addresses of the members.
+func (c *cluster) addrs() (out []string) {
+	for _, n := range c.members() {
+		out = append(out, n.addr)
+	}
+	return out
+}
+
 // role runs one of the test binary's roles on a node's host until it ends.
 func (c *cluster) role(ctx context.Context, n *node, name string, args ...string) error {
 	_, err := c.run(ctx, n.host, name, args...)
@@ -167,7 +176,7 @@ func (c *cluster) admin(ctx context.Context, args ...string) error {
 }
 
 func (c *cluster) adminOut(ctx context.Context, args ...string) (string, error) {
-	return c.run(ctx, clientHost, "admin", append([]string{c.bundle}, args...)...)
+	return c.run(ctx, clientHost, "admin", append([]string{c.bundle, strings.Join(c.addrs(), ",")}, args...)...)
 }
 
 func (c *cluster) run(ctx context.Context, host int, name string, args ...string) (string, error) {

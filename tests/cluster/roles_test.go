@@ -45,7 +45,7 @@ func joinNode(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return kvcluster.Join(ctx, kvcluster.JoinOptions{
-		Dir: args[0], ID: args[1], Advertise: args[2], Peers: []string{args[3]}, Token: args[4], Logger: logger()})
+		Dir: args[0], ID: args[1], Advertise: args[2], Peers: strings.Split(args[3], ","), Token: args[4], Logger: logger()})
 }
 
 func runNode(args []string) error {
@@ -90,12 +90,17 @@ func bundle(args []string) error {
 func administer(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c, err := kvcluster.DialFile(args[0])
+	b, err := kvcluster.LoadBundle(args[0])
+	if err != nil {
+		return err
+	}
+	b.Addrs = strings.Split(args[1], ",")
+	c, err := kvcluster.Dial(b)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	switch args = args[1:]; args[0] {
+	switch args = args[2:]; args[0] {
 	case "create-store":
 		_, err = c.CreateStore(ctx, &clusterpb.CreateStoreRequest{Name: args[1]})
 	case "token":

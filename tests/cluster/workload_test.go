@@ -268,4 +268,4 @@ func (c *client) insist(in input) error {
 }
 
 // patience is how long a healed cluster may take to do what is asked of it.
-const patience = 20 * time.Second
+const patience = 90 * time.Second
