@@ -240,21 +240,20 @@ func (l *layers) flush(t *rapid.T) {
 }
 
 func (l *layers) check(t *rapid.T) {
-	for _, committed := range []bool{false, true} {
-		var v view
-		if err := v.open(l.Store, committed); err != nil {
-			t.Fatal(err)
-		}
-		if committed {
-			l.committed.check(t, &v)
-		} else {
-			l.now.check(t, &v)
-		}
-		v.close()
-	}
+	l.checkNew(t, false, l.now)
+	l.checkNew(t, true, l.committed)
 	for _, v := range l.open {
 		v.want.check(t, v)
 	}
+}
+
+func (l *layers) checkNew(t *rapid.T, committed bool, want layersPicture) {
+	var v view
+	if err := v.open(l.Store, committed); err != nil {
+		t.Fatal(err)
+	}
+	defer v.close()
+	want.check(t, &v)
 }
 
 // TestLayers: pending, recent and base show the model's picture together, whatever is committed, lost,
