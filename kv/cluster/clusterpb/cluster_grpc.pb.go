@@ -4,7 +4,7 @@
 // versions:
 // - protoc-gen-go-grpc v1.6.2
 // - protoc             v3.21.12
-// source: cluster.proto
+// source: kv/cluster/clusterpb/cluster.proto
 
 package clusterpb
 
@@ -679,5 +679,5 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
-	Metadata: "cluster.proto",
+	Metadata: "kv/cluster/clusterpb/cluster.proto",
 }

@@ -4,7 +4,7 @@
 // versions:
 // 	protoc-gen-go v1.36.12
 // 	protoc        v3.21.12
-// source: directory.proto
+// source: kv/cluster/clusterpb/directory.proto
 
 package clusterpb
 
@@ -59,11 +59,11 @@ func (x NodeState) String() string {
 }
 
 func (NodeState) Descriptor() protoreflect.EnumDescriptor {
-	return file_directory_proto_enumTypes[0].Descriptor()
+	return file_kv_cluster_clusterpb_directory_proto_enumTypes[0].Descriptor()
 }
 
 func (NodeState) Type() protoreflect.EnumType {
-	return &file_directory_proto_enumTypes[0]
+	return &file_kv_cluster_clusterpb_directory_proto_enumTypes[0]
 }
 
 func (x NodeState) Number() protoreflect.EnumNumber {
@@ -72,7 +72,7 @@ func (x NodeState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeState.Descriptor instead.
 func (NodeState) EnumDescriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{0}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{0}
 }
 
 type StoreState int32
@@ -108,11 +108,11 @@ func (x StoreState) String() string {
 }
 
 func (StoreState) Descriptor() protoreflect.EnumDescriptor {
-	return file_directory_proto_enumTypes[1].Descriptor()
+	return file_kv_cluster_clusterpb_directory_proto_enumTypes[1].Descriptor()
 }
 
 func (StoreState) Type() protoreflect.EnumType {
-	return &file_directory_proto_enumTypes[1]
+	return &file_kv_cluster_clusterpb_directory_proto_enumTypes[1]
 }
 
 func (x StoreState) Number() protoreflect.EnumNumber {
@@ -121,7 +121,7 @@ func (x StoreState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StoreState.Descriptor instead.
 func (StoreState) EnumDescriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{1}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{1}
 }
 
 // Node is keyed by the node's ID in keyspace "node".
@@ -141,7 +141,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_directory_proto_msgTypes[0]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -153,7 +153,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_directory_proto_msgTypes[0]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -166,7 +166,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{0}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *Node) GetId() string {
@@ -238,7 +238,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_directory_proto_msgTypes[1]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +250,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_directory_proto_msgTypes[1]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +263,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{1}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *Address) GetId() string {
@@ -297,7 +297,7 @@ type Addresses struct {
 
 func (x *Addresses) Reset() {
 	*x = Addresses{}
-	mi := &file_directory_proto_msgTypes[2]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +309,7 @@ func (x *Addresses) String() string {
 func (*Addresses) ProtoMessage() {}
 
 func (x *Addresses) ProtoReflect() protoreflect.Message {
-	mi := &file_directory_proto_msgTypes[2]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +322,7 @@ func (x *Addresses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Addresses.ProtoReflect.Descriptor instead.
 func (*Addresses) Descriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{2}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Addresses) GetAddresses() []*Address {
@@ -351,7 +351,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_directory_proto_msgTypes[3]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +363,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_directory_proto_msgTypes[3]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +376,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{3}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Store) GetName() string {
@@ -454,7 +454,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_directory_proto_msgTypes[4]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +466,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_directory_proto_msgTypes[4]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +479,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_directory_proto_rawDescGZIP(), []int{4}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Token) GetExpiresUnix() int64 {
@@ -503,11 +503,11 @@ func (x *Token) GetLearner() bool {
 	return false
 }
 
-var File_directory_proto protoreflect.FileDescriptor
+var File_kv_cluster_clusterpb_directory_proto protoreflect.FileDescriptor
 
-const file_directory_proto_rawDesc = "" +
+const file_kv_cluster_clusterpb_directory_proto_rawDesc = "" +
 	"\n" +
-	"\x0fdirectory.proto\x12\x11gabion.cluster.v1\"\xf6\x01\n" +
+	"$kv/cluster/clusterpb/directory.proto\x12\x11gabion.cluster.v1\"\xf6\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x122\n" +
@@ -555,20 +555,20 @@ const file_directory_proto_rawDesc = "" +
 	"\vSTORE_READY\x10\x02B1Z/github.com/gabionfs/gabion/kv/cluster/clusterpbb\x06proto3"
 
 var (
-	file_directory_proto_rawDescOnce sync.Once
-	file_directory_proto_rawDescData []byte
+	file_kv_cluster_clusterpb_directory_proto_rawDescOnce sync.Once
+	file_kv_cluster_clusterpb_directory_proto_rawDescData []byte
 )
 
-func file_directory_proto_rawDescGZIP() []byte {
-	file_directory_proto_rawDescOnce.Do(func() {
-		file_directory_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_directory_proto_rawDesc), len(file_directory_proto_rawDesc)))
+func file_kv_cluster_clusterpb_directory_proto_rawDescGZIP() []byte {
+	file_kv_cluster_clusterpb_directory_proto_rawDescOnce.Do(func() {
+		file_kv_cluster_clusterpb_directory_proto_rawDescData = protoimpl.X.CompressGZIP(unsafe.Slice(unsafe.StringData(file_kv_cluster_clusterpb_directory_proto_rawDesc), len(file_kv_cluster_clusterpb_directory_proto_rawDesc)))
 	})
-	return file_directory_proto_rawDescData
+	return file_kv_cluster_clusterpb_directory_proto_rawDescData
 }
 
-var file_directory_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
-var file_directory_proto_goTypes = []any{
+var file_kv_cluster_clusterpb_directory_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_kv_cluster_clusterpb_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_kv_cluster_clusterpb_directory_proto_goTypes = []any{
 	(NodeState)(0),    // 0: gabion.cluster.v1.NodeState
 	(StoreState)(0),   // 1: gabion.cluster.v1.StoreState
 	(*Node)(nil),      // 2: gabion.cluster.v1.Node
@@ -577,7 +577,7 @@ var file_directory_proto_goTypes = []any{
 	(*Store)(nil),     // 5: gabion.cluster.v1.Store
 	(*Token)(nil),     // 6: gabion.cluster.v1.Token
 }
-var file_directory_proto_depIdxs = []int32{
+var file_kv_cluster_clusterpb_directory_proto_depIdxs = []int32{
 	0, // 0: gabion.cluster.v1.Node.state:type_name -> gabion.cluster.v1.NodeState
 	3, // 1: gabion.cluster.v1.Addresses.addresses:type_name -> gabion.cluster.v1.Address
 	1, // 2: gabion.cluster.v1.Store.state:type_name -> gabion.cluster.v1.StoreState
@@ -588,27 +588,27 @@ var file_directory_proto_depIdxs = []int32{
 	0, // [0:3] is the sub-list for field type_name
 }
 
-func init() { file_directory_proto_init() }
-func file_directory_proto_init() {
-	if File_directory_proto != nil {
+func init() { file_kv_cluster_clusterpb_directory_proto_init() }
+func file_kv_cluster_clusterpb_directory_proto_init() {
+	if File_kv_cluster_clusterpb_directory_proto != nil {
 		return
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
-			RawDescriptor: unsafe.Slice(unsafe.StringData(file_directory_proto_rawDesc), len(file_directory_proto_rawDesc)),
+			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kv_cluster_clusterpb_directory_proto_rawDesc), len(file_kv_cluster_clusterpb_directory_proto_rawDesc)),
 			NumEnums:      2,
 			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
-		GoTypes:           file_directory_proto_goTypes,
-		DependencyIndexes: file_directory_proto_depIdxs,
-		EnumInfos:         file_directory_proto_enumTypes,
-		MessageInfos:      file_directory_proto_msgTypes,
+		GoTypes:           file_kv_cluster_clusterpb_directory_proto_goTypes,
+		DependencyIndexes: file_kv_cluster_clusterpb_directory_proto_depIdxs,
+		EnumInfos:         file_kv_cluster_clusterpb_directory_proto_enumTypes,
+		MessageInfos:      file_kv_cluster_clusterpb_directory_proto_msgTypes,
 	}.Build()
-	File_directory_proto = out.File
-	file_directory_proto_goTypes = nil
-	file_directory_proto_depIdxs = nil
+	File_kv_cluster_clusterpb_directory_proto = out.File
+	file_kv_cluster_clusterpb_directory_proto_goTypes = nil
+	file_kv_cluster_clusterpb_directory_proto_depIdxs = nil
 }
