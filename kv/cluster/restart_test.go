@@ -93,15 +93,16 @@ func TestDamagedMember(t *testing.T) {
 				t.Errorf("%q does not say %q", text, want)
 			}
 		}
-		found := false
-		for _, s := range c.status().Stores {
-			for _, m := range s.Members {
-				found = found || m.Node == id && strings.Contains(m.Member.GetError(), "gabion cluster replace")
+		wait(t, "the status shows the damaged member on "+id, func() bool {
+			for _, s := range c.status().Stores {
+				for _, m := range s.Members {
+					if m.Node == id && strings.Contains(m.Member.GetError(), "gabion cluster replace") {
+						return true
+					}
+				}
 			}
-		}
-		if !found {
-			t.Errorf("the status does not show the damaged member on %s", id)
-		}
+			return false
+		})
 		// The others go on. The store leaves the node, and comes back.
 		others := []string{"a", "c"}
 		if id == "c" {

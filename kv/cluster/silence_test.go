@@ -16,9 +16,9 @@ import (
 // on, in either direction, and closes nothing. That is a peer whose packets are lost.
 type blackhole struct {
 	net.Listener
-	to string
 
 	mu    sync.Mutex
+	to    string
 	shut  chan struct{} // not nil while nothing passes; closed when it is opened again
 	conns []net.Conn
 	work  sync.WaitGroup
@@ -81,7 +81,10 @@ func (h *blackhole) run() {
 		h.work.Go(func() {
 			defer in.Close()
 			h.gate()
-			out, err := net.Dial("tcp", h.to)
+			h.mu.Lock()
+			to := h.to
+			h.mu.Unlock()
+			out, err := net.Dial("tcp", to)
 			if err != nil {
 				return
 			}
@@ -124,7 +127,10 @@ func TestSilentPeer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o.Listener, hole.to = l, l.Addr().String()
+			o.Listener = l
+			hole.mu.Lock()
+			hole.to = l.Addr().String()
+			hole.mu.Unlock()
 		}
 	}
 	c.grow(3)
@@ -148,15 +154,18 @@ func TestSilentPeer(t *testing.T) {
 		c.shows("a", store, "x", "2")
 		c.shows("b", store, "x", "2")
 	}
-	st, err := c.nodes["a"].Admin().Status(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range st.Nodes {
-		if n.Reachable != (n.Node.Id != "c") {
-			t.Errorf("node %s: reachable is %v: %s", n.Node.Id, n.Reachable, n.Error)
+	wait(t, "the status shows who does not answer", func() bool {
+		st, err := c.nodes["a"].Admin().Status(within(t))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		for _, n := range st.Nodes {
+			if n.Reachable != (n.Node.Id != "c") {
+				return false // a or b may be slow to answer
+			}
+		}
+		return true
+	})
 	// Membership changes too.
 	c.join("d")
 	if err := c.nodes["a"].Admin().ReplaceNode(within(t), "c", "d"); err != nil {
