@@ -56,6 +56,9 @@ func (d *SessionDialer) Dial(ctx context.Context, last error) (*SessionStream, e
 	return &SessionStream{stream: stream, cancel: cancel, client: d.client}, nil
 }
 
+// Known is how many members Dial chooses from at present.
+func (d *SessionDialer) Known() int { return len(d.client.Addrs()) }
+
 func (d *SessionDialer) choose(last error) string {
 	known := d.client.Addrs()
 	d.mu.Lock()

@@ -58,16 +58,24 @@ func (s *Session) acquire(ctx context.Context) (Conn, error) {
 		switch {
 		case ctx.Err() != nil:
 			return nil, errors.Join(ctx.Err(), err)
-		case errors.Is(err, kv.ErrNoStore):
+		case errors.Is(err, kv.ErrNoStore) && try+1 >= 2*s.known():
 			return nil, err
 		case errors.Is(err, kv.ErrFenced) && time.Since(began) < s.o.Wait:
-		case final(err):
+		case final(err), errors.As(err, new(*kvrpc.InvalidError)):
 			return nil, err
 		}
 		if werr := pause.wait(ctx); werr != nil {
 			return nil, errors.Join(werr, err)
 		}
 	}
+}
+
+// known is how many members there are to ask, as far as the dialer says.
+func (s *Session) known() int {
+	if d, ok := s.dialer.(interface{ Known() int }); ok {
+		return d.Known()
+	}
+	return 1
 }
 
 // maxAttach bounds the growth of the time that an attempt to attach may take.

@@ -3,9 +3,13 @@ package kvsession_test
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/kvrpc"
@@ -87,6 +91,10 @@ func TestExclusive(t *testing.T) {
 	want(t, second, "k", "foreign")
 	if a, b := s.Stats().Epoch, second.Stats().Epoch; a >= b {
 		t.Errorf("the fencing number went from %d to %d", a, b)
+	}
+	var invalid *kvrpc.InvalidError
+	if _, err := r.Open(kvsession.Options{Owner: strings.Repeat("o", 300)}); !errors.As(err, &invalid) {
+		t.Errorf("an owner with too long a name: %v", err)
 	}
 	if _, err := kvsession.Open(ctx, r.Client(), "none", kvsession.Options{Owner: "o"}); !errors.Is(err, kv.ErrNoStore) {
 		t.Errorf("a store that does not exist: %v", err)
@@ -187,4 +195,34 @@ func TestComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, r.Member(0), "k", "v")
+}
+
+// TestElsewhere: the nodes of a cluster that do not have the store are passed over.
+func TestElsewhere(t *testing.T) {
+	r := sessiontest.New(t, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := kvrpc.NewServer(kvrpc.ServerOptions{Stores: func(string) (kvrpc.Member, error) { return nil, kv.ErrNoStore }})
+	g := grpc.NewServer(other.GRPCOptions()...)
+	other.Register(g)
+	served := make(chan struct{})
+	go func() { defer close(served); _ = g.Serve(l) }()
+	defer func() { g.Stop(); other.Close(); <-served }()
+	c, err := kvrpc.Dial(context.Background(), kvrpc.ClientOptions{Addrs: append([]string{l.Addr().String()}, r.Client().Addrs()...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := kvsession.Open(context.Background(), c, "s", kvsession.Options{Owner: "o"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := kvsession.Open(context.Background(), c, "none", kvsession.Options{Owner: "o"}); !errors.Is(err, kv.ErrNoStore) {
+		t.Errorf("a store that nobody has: %v", err)
+	}
 }

@@ -23,3 +23,6 @@ func (d clientDialer) Dial(ctx context.Context, last error) (Conn, error) {
 	}
 	return c, nil
 }
+
+// Known implements what acquire asks: not every member of the cluster has the store.
+func (d clientDialer) Known() int { return d.d.Known() }
