@@ -354,3 +354,70 @@ func TestWatchMoves(t *testing.T) {
 		t.Errorf("%d events, want %d", want, events)
 	}
 }
+
+// deposed is a member that still takes itself for the leader, while the others follow another one.
+type deposed struct {
+	*raftkv.Store
+	is *atomic.Bool
+}
+
+func (m deposed) View(ctx context.Context, l kv.Level, fn func(kv.Reader) error) error {
+	if err := m.Store.View(ctx, l, fn); err != nil || l != kv.Linearizable || !m.is.Load() {
+		return err
+	}
+	return &kv.NotLeaderError{}
+}
+
+func (m deposed) ViewAt(ctx context.Context, l kv.Level, fn func(kv.Reader, uint64) error) (uint64, error) {
+	seen, err := m.Store.ViewAt(ctx, l, fn)
+	if err != nil || l != kv.Linearizable || !m.is.Load() {
+		return seen, err
+	}
+	return 0, &kv.NotLeaderError{}
+}
+
+func (m deposed) SyncSince(ctx context.Context, epoch uint64) error {
+	if m.is.Load() { // there is nothing to wait for when nothing was written
+		return nil
+	}
+	return m.Store.SyncSince(ctx, epoch)
+}
+
+// TestDeposed: a leader that does not know that it is none answers no linearizable read, and tells nobody
+// what it has seen in a transaction that wrote nothing.
+func TestDeposed(t *testing.T) {
+	var is atomic.Bool
+	g := startGroup(t, groupOptions{members: 1, wrap: func(_ int, s *raftkv.Store) Member { return deposed{s, &is} }})
+	s := g.client(ClientOptions{}).Store(testStore)
+	ctx := testContext(t)
+	if err := s.Set(ctx, kv.Durable, "a", []byte("k"), []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	is.Store(true)
+	for name, ask := range map[string]func(context.Context) error{
+		"get":   func(ctx context.Context) error { _, err := s.Get(ctx, "a", []byte("k"), ReadOptions{}); return err },
+		"range": func(ctx context.Context) error { _, err := s.Range(ctx, "a", kv.Range{}, RangeOptions{}); return err },
+		"count": func(ctx context.Context) error { _, err := s.Count(ctx, "a", kv.Range{}, ReadOptions{}); return err },
+		"conflict": func(ctx context.Context) error {
+			_, err := s.Apply(ctx, kv.Durable, []kv.Step{{Op: kv.OpAssertAbsent, Keyspace: "a", Key: []byte("k")}})
+			return err
+		},
+		"test": func(ctx context.Context) error {
+			_, _, err := s.TestAndSet(ctx, kv.Durable, "a", []byte("k"), []byte("other"), nil)
+			return err
+		},
+		"ordered test": func(ctx context.Context) error {
+			_, _, err := s.TestAndSet(ctx, kv.Ordered, "a", []byte("k"), []byte("other"), nil)
+			return err
+		},
+	} {
+		short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		if err := ask(short); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kv.ErrConflict) || errors.Is(err, kv.ErrUnknownOutcome) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	if v, err := s.Get(ctx, "a", []byte("k"), ReadOptions{Level: kv.Stale}); err != nil || string(v) != "v" {
+		t.Errorf("stale: %q, %v", v, err)
+	}
+}
