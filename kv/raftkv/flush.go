@@ -255,7 +255,7 @@ func (s *Store) sealActive() *sealedTable {
 func (s *Store) adapt(took time.Duration) {
 	switch {
 	case took > 2*partTime:
-		s.partBytes = max(s.partBytes/2, s.opts.partBytes/16)
+		s.partBytes = max(s.partBytes/2, s.opts.partBytes/4)
 	case took < partTime:
 		s.partBytes = min(s.partBytes*2, s.opts.partBytes)
 	}
@@ -265,11 +265,11 @@ func (s *Store) adapt(took time.Duration) {
 const partTime = 40 * time.Millisecond
 
 // rest pauses between two parts of a flush for as long as the last one took, so that the log has the disk
-// for half of the time, unless updates are about to wait for the flush. It returns false when the store
+// for half of the time, unless updates are about to wait for the flush, or a snapshot does. It returns false when the store
 // stops.
 func (s *Store) rest(d time.Duration) bool {
 	s.mu.Lock()
-	hurry := s.active.bytes > s.room()/2
+	hurry := s.active.bytes > s.room()/2 || s.waiting > 0
 	s.mu.Unlock()
 	if hurry {
 		d = 0

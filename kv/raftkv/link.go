@@ -152,6 +152,14 @@ func (l *link) ask(id raft.ServerID, send func() error) error {
 
 func (l *link) Consumer() <-chan raft.RPC { return l.in }
 
+// campaign makes a member that is alone in its group stand for election now.
+func (l *link) campaign() {
+	select {
+	case l.in <- callToStand(l.LocalAddr()):
+	case <-l.quit:
+	}
+}
+
 func (l *link) SetHeartbeatHandler(handle func(raft.RPC)) {
 	l.Transport.SetHeartbeatHandler(func(rpc raft.RPC) {
 		if l.silent() {

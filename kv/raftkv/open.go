@@ -112,8 +112,11 @@ func (s *Store) startRaft() (lone bool, err error) {
 	if s.raft, err = raft.NewRaft(cfg, fsm{s}, retained{s.wal, s.opts.MinLog}, s.wal, s.snaps, trans); err != nil {
 		return false, fmt.Errorf("raftkv: start: %w", err)
 	}
-	if lone = s.isLone(); lone && local != nil {
+	switch lone = s.isLone(); {
+	case lone && local != nil:
 		local.campaign()
+	case lone:
+		s.workers.Go(s.link.campaign)
 	}
 	return lone, nil
 }

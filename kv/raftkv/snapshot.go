@@ -108,6 +108,14 @@ func (n *snapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Co
 // they may need the member that the snapshot is for.
 func (n *snapshots) wholeView() (*view, state, error) {
 	s := n.store
+	s.mu.Lock()
+	s.waiting++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.waiting--
+		s.mu.Unlock()
+	}()
 	for {
 		s.mu.Lock()
 		progress := s.progress

@@ -67,6 +67,7 @@ type Store struct {
 	epochs      uint64        // that this member has begun
 	snapshotLag uint64        // entries that the state file has beyond the index of the last snapshot
 	lost        bool          // acknowledged Ordered updates were discarded, and no Sync has said so yet
+	waiting     int           // snapshots that wait for the end of a flush
 	progress    chan struct{} // closed and replaced whenever a commit or a flush makes room
 	round       *round        // that the next question to the quorum is for, or nil
 	stats       counters

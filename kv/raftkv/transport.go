@@ -26,10 +26,12 @@ func newLoneTransport(id string) *loneTransport {
 
 // campaign makes the member stand for election now, rather than after its heartbeat timeout: it is the
 // message with which a leader hands over.
-func (t *loneTransport) campaign() {
-	t.rpcs <- raft.RPC{
+func (t *loneTransport) campaign() { t.rpcs <- callToStand(t.addr) }
+
+func callToStand(addr raft.ServerAddress) raft.RPC {
+	return raft.RPC{
 		Command: &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(t.addr), Addr: []byte(t.addr)}},
+			ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(addr), Addr: []byte(addr)}},
 		RespChan: make(chan raft.RPCResponse, 1),
 	}
 }
