@@ -75,6 +75,9 @@ func (l *link) forward() {
 				continue
 			}
 			l.note(rpc.Command)
+			if a, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+				capCommit(a)
+			}
 			select {
 			case l.in <- rpc:
 			case <-l.quit:
@@ -85,6 +88,14 @@ func (l *link) forward() {
 			return
 		}
 	}
+}
+
+// capCommit keeps the leader's commit index within what the request shows to agree with the leader: the
+// entries in it and the one before them. Raft itself takes any index up to the end of its log. The leader
+// may have committed more between choosing the entries and reading the index, and this member's log may go
+// on with entries of a lost leadership: those would be applied.
+func capCommit(a *raft.AppendEntriesRequest) {
+	a.LeaderCommitIndex = min(a.LeaderCommitIndex, a.PrevLogEntry+uint64(len(a.Entries)))
 }
 
 // stop ends forward. Raft has stopped.
