@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"syscall"
 	"time"
 
@@ -73,7 +72,5 @@ func (n *node) stall() (thaw func() error, err error) {
 	if _, err := io.ReadFull(out, line); err != nil {
 		return nil, errors.Join(err, cmd.Wait())
 	}
-	return func() error { return errors.Join(in.Close(), ended(cmd)) }, nil
+	return func() error { return errors.Join(in.Close(), cmd.Wait()) }, nil
 }
-
-func ended(cmd *exec.Cmd) error { return cmd.Wait() }

@@ -262,13 +262,6 @@ func (n *node) remove() {
 	n.removed = true
 }
 
-// restartDead starts the nodes again that ended by themselves.
-func (c *cluster) restartDead() {
-	for _, n := range c.members() {
-		n.start()
-	}
-}
-
 // output returns what the node has printed in all its lives.
 func (n *node) output() string {
 	n.mu.Lock()

@@ -112,6 +112,10 @@ func administer(args []string) error {
 		err = c.TransferLeader(ctx, args[1], args[2])
 	case "remove":
 		err = c.RemoveNode(ctx, args[1], false)
+	case "status":
+		st, err := c.Status(ctx)
+		fmt.Println(st)
+		return err
 	case "voters": // of a store, as its members know them
 		return printVoters(ctx, c, args[1])
 	default:
