@@ -79,6 +79,11 @@ func (f *clusterFlags) path(e *env) (string, error) {
 
 // run calls fn with a client of the cluster that the flags name, for at most --timeout.
 func (f *clusterFlags) run(e *env, cmd *cobra.Command, fn func(context.Context, *cluster.Client) error) error {
+	return f.runAs(e, cmd, func(ctx context.Context, c *cluster.Client, _ *identity.Bundle) error { return fn(ctx, c) })
+}
+
+// runAs is run for those who need to know how the cluster is reached.
+func (f *clusterFlags) runAs(e *env, cmd *cobra.Command, fn func(context.Context, *cluster.Client, *identity.Bundle) error) error {
 	path, err := f.path(e)
 	if err != nil {
 		return err
@@ -93,7 +98,7 @@ func (f *clusterFlags) run(e *env, cmd *cobra.Command, fn func(context.Context, 
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 	defer cancel()
-	return errors.Join(explainCluster(fn(ctx, c), bundle), c.Close())
+	return errors.Join(explainCluster(fn(ctx, c, bundle), bundle), c.Close())
 }
 
 // loadBundle reads what is needed to reach a cluster, from a client's file or a node's directory.

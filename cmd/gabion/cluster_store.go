@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gabionfs/gabion/cmd/internal/clusterview"
+	"github.com/gabionfs/gabion/cmd/internal/kvaccess"
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/clusterpb"
+	"github.com/gabionfs/gabion/kv/cluster/identity"
+	"github.com/gabionfs/gabion/kv/kvrpc"
 )
 
 func newClusterStore(e *env, f *clusterFlags) *cobra.Command {
@@ -42,11 +47,14 @@ the nodes that vote in the directory, at most five, and follows when those chang
 			if err := checkNames("--preferred", q.Preferred...); err != nil {
 				return err
 			}
-			return f.run(e, cmd, func(ctx context.Context, c *cluster.Client) error {
+			return f.runAs(e, cmd, func(ctx context.Context, c *cluster.Client, bundle *identity.Bundle) error {
 				if _, err := c.CreateStore(ctx, &q); err != nil {
 					if errors.Is(err, cluster.ErrExists) {
 						return fmt.Errorf("%w: give another name, or --if-absent to take it as it is", err)
 					}
+					return err
+				}
+				if err := serves(ctx, bundle, q.Name); err != nil {
 					return err
 				}
 				return f.did(e, "created store "+q.Name)
@@ -59,6 +67,34 @@ the nodes that vote in the directory, at most five, and follows when those chang
 	fl.StringSliceVar(&q.Preferred, "preferred", nil, "`nodes` that shall lead it, best first")
 	fl.BoolVar(&q.IfAbsent, "if-absent", false, "a store of that name is no error")
 	return cmd
+}
+
+// serves waits until every member of a new store that runs knows the store, so that whoever is asked next
+// does not say that there is none.
+func serves(ctx context.Context, b *identity.Bundle, name string) error {
+	conn, err := kvrpc.Dial(ctx, kvrpc.ClientOptions{Addrs: b.Addrs, TLS: b.ClientConfig("", protoKV)})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	s := kvaccess.Remote(conn, name)
+	for {
+		members, err := s.Members(ctx)
+		waits := err
+		for _, m := range members {
+			if strings.Contains(m.Error, kv.ErrNoStore.Error()) {
+				waits = fmt.Errorf("node %s: %s", m.Node, m.Error)
+			}
+		}
+		if waits == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("store %s is made, but cannot be used yet: %w", name, waits)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // checkMembers refuses members that make no sense.
