@@ -34,14 +34,21 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum covers where a value belongs as well as what it is.
+// checksum covers where a value belongs as well as what it is: the lengths of the keyspace's name and of the
+// key, 32 bits each, then both, then the value. The first part is short and taken byte by byte: as a slice
+// it would be allocated anew for each value.
 func checksum(ks kv.Keyspace, key, value []byte) uint32 {
-	var b [8 + kv.MaxKeyspace]byte
-	n := copy(b[8:], ks)
-	binary.LittleEndian.PutUint32(b[0:], uint32(len(ks)))
-	binary.LittleEndian.PutUint32(b[4:], uint32(len(key)))
-	c := crc32.Update(0, castagnoli, b[:8+n])
-	c = crc32.Update(c, castagnoli, key)
+	c := ^uint32(0)
+	for _, n := range [2]uint32{uint32(len(ks)), uint32(len(key))} {
+		for range 4 {
+			c = castagnoli[byte(c)^byte(n)] ^ c>>8
+			n >>= 8
+		}
+	}
+	for i := range len(ks) {
+		c = castagnoli[byte(c)^ks[i]] ^ c>>8
+	}
+	c = crc32.Update(^c, castagnoli, key)
 	return crc32.Update(c, castagnoli, value)
 }
 

@@ -2,7 +2,9 @@ package raftkv
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -160,4 +162,22 @@ func FuzzFormat(f *testing.F) {
 			t.Fatalf("an ID of %d bytes", len(id))
 		}
 	})
+}
+
+// TestChecksum holds the checksum against its definition.
+func TestChecksum(t *testing.T) {
+	for _, c := range []struct{ ks, key, value string }{
+		{"inode", "k", "value"}, {"\x00system", "key", ""}, {"x", string(make([]byte, 70000)), "v"}, {strings.Repeat("s", 64), "\xff", "\x00\x80"},
+	} {
+		b := binary.LittleEndian.AppendUint32(nil, uint32(len(c.ks)))
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(c.key)))
+		b = append(b, c.ks+c.key+c.value...)
+		if got, want := checksum(kv.Keyspace(c.ks), []byte(c.key), []byte(c.value)), crc(b); got != want {
+			t.Errorf("checksum of %.10q/%.10q is %x, want %x", c.ks, c.key, got, want)
+		}
+	}
+	key, value := []byte{1}, []byte{2}
+	if n := testing.AllocsPerRun(100, func() { checksum("inode", key, value) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
