@@ -70,6 +70,34 @@ type node struct {
 	server   *Server
 	grpc     *grpc.Server
 	done     chan struct{}
+	held     []net.Listener // its addresses while it is stopped
+	holders  sync.WaitGroup
+}
+
+// hold keeps the addresses of a stopped node from being given to another process, whose members would
+// be taken for ours. Who connects is sent away.
+func (n *node) hold(t testing.TB) {
+	for _, addr := range []string{n.raftAddr, n.rpcAddr} {
+		l := listenAt(t, addr)
+		n.held = append(n.held, l)
+		n.holders.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = c.Close()
+			}
+		})
+	}
+}
+
+func (n *node) release() {
+	for _, l := range n.held {
+		_ = l.Close()
+	}
+	n.held = nil
+	n.holders.Wait()
 }
 
 // group is a store on several members in this process, over real TCP.
@@ -145,6 +173,7 @@ func (g *group) start(i int) {
 	n := g.nodes[i]
 	raftL, rpcL := n.raftL, n.rpcL
 	if n.raftL, n.rpcL = nil, nil; raftL == nil { // again, where the others expect it
+		n.release()
 		raftL, rpcL = listenAt(g.t, n.raftAddr), listenAt(g.t, n.rpcAddr)
 	}
 	ro := raftkv.Options{
@@ -207,11 +236,15 @@ func (g *group) stop(i int) {
 			g.t.Errorf("close: %v", err)
 		}
 	}
+	n.hold(g.t)
 }
 
 func (g *group) close() {
 	for i := range g.nodes {
 		g.stop(i)
+	}
+	for _, n := range g.nodes {
+		n.release()
 	}
 }
 
