@@ -103,8 +103,8 @@ Exit codes: 0 success, 1 failure, 2 bad usage.`,
 
 // resolveData applies the defaults of --data.
 func (e *env) resolveData(cmd *cobra.Command) error {
-	if cmd.Flags().Changed("data") {
-		if e.data == "" {
+	if f := cmd.Flags().Lookup("data"); f != nil && f.Changed { // a command may have a --data of its own
+		if f.Value.String() == "" {
 			return usagef("--data is empty")
 		}
 		return nil
