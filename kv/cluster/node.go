@@ -143,12 +143,27 @@ func (n *Node) Bundle() *identity.Bundle {
 }
 
 // Member returns this node's member of a store. Without one the error matches kv.ErrNoStore; when the
-// member does not run it matches kv.ErrClosed and says why. The node closes the member.
+// member does not run it matches kv.ErrClosed and says why. A node that cannot tell yet, because the store
+// is being created or because its copy of the directory may be behind, returns a *kv.NotLeaderError: the
+// caller asks another node, or again. The node closes the member.
 func (n *Node) Member(store string) (*raftkv.Store, error) {
-	if s := n.image.Load().stores[store]; s == nil || !ready(s) {
-		return nil, fmt.Errorf("%w: %q", kv.ErrNoStore, store)
+	s := n.image.Load().stores[store]
+	switch {
+	case s != nil && ready(s):
+		return n.member(store)
+	case store == Directory:
+	case s != nil, !n.upToDate():
+		return nil, &kv.NotLeaderError{}
 	}
-	return n.member(store)
+	return nil, fmt.Errorf("%w: %q", kv.ErrNoStore, store)
+}
+
+// fresh is how old the directory may be for a node to say that a store does not exist.
+const fresh = 2 * time.Second
+
+func (n *Node) upToDate() bool {
+	d, err := n.member(Directory)
+	return err == nil && d.Stats().Leader != "" && d.Age() < fresh
 }
 
 // member is Member for stores in any state, and for the directory.
