@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,15 +157,36 @@ meanwhile. NODE may be dead, or alive.`,
 				return usagef("%s cannot take its own place: a new node has another name", args[0])
 			}
 			return f.run(e, cmd, func(ctx context.Context, c *cluster.Client) error {
+				before, err := c.Status(ctx)
+				if err != nil {
+					return err
+				}
 				if err := c.ReplaceNode(ctx, args[0], args[1]); err != nil {
 					return err
 				}
-				if err := e.until(ctx, c, "replacing "+args[0], gone(args[0])); err != nil {
+				if err := e.until(ctx, c, "replacing "+args[0], replaced(clusterview.From(before), args[0], args[1])); err != nil {
 					return err
 				}
 				return f.did(e, fmt.Sprintf("%s has taken the place of %s", args[1], args[0]))
 			})
 		},
+	}
+}
+
+// replaced is done when old is gone and next votes wherever old did before.
+func replaced(before clusterview.Status, old, next string) func(clusterview.Status) (bool, string) {
+	left := gone(old)
+	voter := func(s clusterview.Status, store, node string) bool {
+		st := s.Find(store)
+		return st != nil && slices.ContainsFunc(st.Members, func(m clusterview.Member) bool { return m.Node == node && m.Voter })
+	}
+	return func(s clusterview.Status) (bool, string) {
+		for _, st := range s.Stores {
+			if voter(before, st.Name, old) && !voter(s, st.Name, next) {
+				return false, fmt.Sprintf("%s does not vote in %s yet", next, st.Name)
+			}
+		}
+		return left(s)
 	}
 }
 
