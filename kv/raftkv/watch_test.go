@@ -180,7 +180,7 @@ func TestWatchCompacted(t *testing.T) {
 	defer s.Close()
 	entered, leave := make(chan struct{}, 1), make(chan struct{})
 	slow := make(chan error, 1)
-	go func() {
+	watch := func() {
 		slow <- s.Watch(ctx, raftkv.WatchOptions{}, func(uint64, []raftkv.Event) error {
 			select {
 			case entered <- struct{}{}:
@@ -189,17 +189,30 @@ func TestWatchCompacted(t *testing.T) {
 			<-leave
 			return nil
 		})
-	}()
+	}
+	go watch()
 	value := strings.Repeat("v", 500)
-	for seen := false; !seen || s.Stats().StateIndex < 100; {
+	write := func() {
+		t.Helper()
 		if err := put(s, kv.Durable, "k", value); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for seen := false; !seen; {
+		write()
 		select {
 		case <-entered:
 			seen = true
+		case err := <-slow: // before it was scheduled
+			if !errors.Is(err, kv.ErrCompacted) {
+				t.Fatal(err)
+			}
+			go watch()
 		default:
 		}
+	}
+	for last := s.AppliedIndex(); s.Stats().StateIndex < last+2; {
+		write()
 	}
 	var compacted *kv.CompactedError
 	err := s.Watch(ctx, raftkv.WatchOptions{From: 1}, func(uint64, []raftkv.Event) error { return errors.New("an event") })
