@@ -62,30 +62,27 @@ func invalid(format string, args ...any) error { return &InvalidError{fmt.Sprint
 // next takes one field off a message: v of a varint, b of what has a length. Fixed numbers are told as
 // nothing, groups refused.
 func next(data []byte) (n protowire.Number, v uint64, b, rest []byte, err error) {
-	for {
-		var t protowire.Type
-		n, t, k := protowire.ConsumeTag(data)
-		if k < 0 {
-			return 0, 0, nil, nil, invalid("%v", protowire.ParseError(k))
-		}
-		data = data[k:]
-		switch t {
-		case protowire.VarintType:
-			v, k = protowire.ConsumeVarint(data)
-		case protowire.BytesType:
-			if b, k = protowire.ConsumeBytes(data); b == nil {
-				b = data[:0:0]
-			}
-		case protowire.Fixed32Type, protowire.Fixed64Type:
-			k = protowire.ConsumeFieldValue(n, t, data)
-		default:
-			return 0, 0, nil, nil, invalid("wire type %d", t)
-		}
-		if k < 0 {
-			return 0, 0, nil, nil, invalid("%v", protowire.ParseError(k))
-		}
-		return n, v, b, data[k:], nil
+	n, t, k := protowire.ConsumeTag(data)
+	if k < 0 {
+		return 0, 0, nil, nil, invalid("%v", protowire.ParseError(k))
 	}
+	data = data[k:]
+	switch t {
+	case protowire.VarintType:
+		v, k = protowire.ConsumeVarint(data)
+	case protowire.BytesType:
+		if b, k = protowire.ConsumeBytes(data); b == nil {
+			b = data[:0:0]
+		}
+	case protowire.Fixed32Type, protowire.Fixed64Type:
+		k = protowire.ConsumeFieldValue(n, t, data)
+	default:
+		return 0, 0, nil, nil, invalid("wire type %d", t)
+	}
+	if k < 0 {
+		return 0, 0, nil, nil, invalid("%v", protowire.ParseError(k))
+	}
+	return n, v, b, data[k:], nil
 }
 
 // count says how often a field occurs in a message, up to one more than most.
@@ -378,10 +375,8 @@ func appendBool(b []byte, f protowire.Number, v bool) []byte {
 	return append(protowire.AppendTag(b, f, protowire.VarintType), 1)
 }
 
-// lengthBytes is the room that begin leaves for a length: a varint may have more bytes than it needs.
-const lengthBytes = 4
-
-// begin starts a field with a length that is not known yet; end puts it in.
+// begin starts a field with a length that is not known yet; end puts it in. There are four bytes for it: a
+// varint may have more than it needs.
 func begin(b []byte, f protowire.Number) ([]byte, int) {
 	b = append(protowire.AppendTag(b, f, protowire.BytesType), 0, 0, 0, 0)
 	return b, len(b)
