@@ -117,7 +117,16 @@ func (r remote) Watch(ctx context.Context, q WatchQuery, fn func(Event) error) e
 	})
 }
 
-func (r remote) Backup(ctx context.Context, w io.Writer) (uint64, error) { return r.s.Backup(ctx, w) }
+// Backup has the leader serve it: another member may be behind what was acknowledged.
+func (r remote) Backup(ctx context.Context, w io.Writer) (uint64, error) {
+	find, cancel := context.WithTimeout(ctx, restoreTimeout)
+	_, err := r.s.Status(find)
+	cancel()
+	if err != nil {
+		return 0, err
+	}
+	return r.s.Backup(ctx, w)
+}
 
 // errFound ends the reading of a backup.
 var errFound = errors.New("found")
@@ -127,7 +136,7 @@ func (r remote) empty(ctx context.Context) error {
 	pr, pw := io.Pipe()
 	defer pr.Close()
 	go func() {
-		_, err := r.s.Backup(ctx, pw)
+		_, err := r.Backup(ctx, pw)
 		pw.CloseWithError(err)
 	}()
 	_, err := backup.Read(ctx, pr, func(kv.Keyspace, []byte, []byte) error { return errFound })
@@ -139,7 +148,7 @@ func (r remote) empty(ctx context.Context) error {
 
 const (
 	restoreBatch   = 1 << 20     // bytes of one transaction of Restore, about
-	restoreTimeout = time.Minute // of one transaction
+	restoreTimeout = time.Minute // of one transaction, and to find the leader
 )
 
 // Restore writes the pairs in transactions. What can be read twice is checked as a whole before anything
