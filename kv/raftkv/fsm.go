@@ -160,7 +160,7 @@ func (s *Store) applyForeign(l *raft.Log, h header) error {
 			return nil
 		}
 	}
-	if s.active.bytes > 2*s.opts.FlushBytes {
+	if s.active.bytes > 2*s.opts.FlushBytes && !s.replaying {
 		// The flusher needs this goroutine to begin, and it is behind: flush here. Nothing is pending on
 		// this member, so no flush waits for a commit.
 		s.mu.Unlock()

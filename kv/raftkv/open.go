@@ -77,6 +77,8 @@ func (s *Store) isStale(first, last uint64) (bool, error) {
 // finishFlush applies what a flush was writing when the process ended, all of which was committed. The
 // state file has some of its keys and not the others.
 func (s *Store) finishFlush() error {
+	s.replaying = true // it is no more than a table, and opening does not wait for a flush
+	defer func() { s.replaying = false }()
 	for i := s.applied.applied + 1; i <= s.applied.mixed; i++ {
 		var l raft.Log
 		if err := s.wal.GetLog(i, &l); err != nil {

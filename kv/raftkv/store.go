@@ -47,6 +47,7 @@ type Store struct {
 	// flushMu is held by whoever changes the state file.
 	flushMu   sync.Mutex
 	flushCut  bool  // a flush was given up half way; guarded by flushMu
+	replaying bool  // openFiles applies what a flush was writing; no other goroutine runs then
 	partBytes int64 // pages that the next part of a flush changes; guarded by flushMu
 
 	// seqMu is held while a transaction is evaluated and sequenced.
