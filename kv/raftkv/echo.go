@@ -166,8 +166,20 @@ func (l *link) carry(id raft.ServerID, q *raft.AppendEntriesRequest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e := l.echoes[id]; e != nil && e.term == q.Term && e.armed != nil {
-		q.Leader = e.armed
+		setCarried(q, e.armed)
 	}
+}
+
+// The time travels in a field that raft has replaced by one in the header and reads no more.
+
+func setCarried(q *raft.AppendEntriesRequest, stamp []byte) {
+	//lint:ignore SA1019 raft leaves it to us
+	q.Leader = stamp
+}
+
+func carried(q *raft.AppendEntriesRequest) []byte {
+	//lint:ignore SA1019 as above
+	return q.Leader
 }
 
 // arm chooses what the message after this one to the peer carries. That is made after this call, by the

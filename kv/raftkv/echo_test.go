@@ -32,7 +32,7 @@ func TestEcho(t *testing.T) {
 	silent := func(why string) {
 		t.Helper()
 		send(5, 7) // arms what is ready
-		if q := send(5, 7); q.Leader != nil {
+		if q := send(5, 7); carried(q) != nil {
 			t.Errorf("a time is sent back although %s", why)
 		}
 	}
@@ -52,10 +52,10 @@ func TestEcho(t *testing.T) {
 	if at := lead.confirmedAt(5); at.Before(begin) || !lead.confirmedAt(4).IsZero() {
 		t.Errorf("confirmed at %v, begun at %v", at, begin)
 	}
-	if q := send(5, 7); q.Leader != nil {
+	if q := send(5, 7); carried(q) != nil {
 		t.Error("a time is sent back with a commit index that was read before it was confirmed")
 	}
-	if q := send(4, 7); q.Leader != nil {
+	if q := send(4, 7); carried(q) != nil {
 		t.Error("a time is sent back in another term")
 	}
 	q := send(5, 7)

@@ -119,7 +119,7 @@ func (l *link) note(command any) {
 	if !ok || a.LeaderCommitIndex == 0 {
 		return
 	}
-	if at, ok := l.stamps.time(a.Leader); ok && at.After(l.newest.at) {
+	if at, ok := l.stamps.time(carried(a)); ok && at.After(l.newest.at) {
 		l.newest = told{a.LeaderCommitIndex, at}
 		if l.oldest.index == 0 {
 			l.oldest = l.newest
