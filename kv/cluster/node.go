@@ -116,6 +116,14 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 	if err := n.openDirectory(ctx); err != nil {
 		return nil, err
 	}
+	if !slices.Contains(bundle.Addrs, n.advertise) {
+		// Commands that use this directory must find the node from now on.
+		bundle.Addrs = append([]string{n.advertise}, bundle.Addrs...)
+		n.addrs = bundle.Addrs[:min(len(bundle.Addrs), 64)]
+		if err := identity.WriteBundle(filepath.Join(o.Dir, nodeFile), &identity.Bundle{Credentials: n.creds, Addrs: n.addrs}); err != nil {
+			return nil, fmt.Errorf("cluster: %w", err)
+		}
+	}
 	n.work.Go(n.follow)
 	n.work.Go(n.host)
 	n.work.Go(n.announce)
@@ -147,12 +155,13 @@ func (n *Node) Bundle() *identity.Bundle {
 // is being created or because its copy of the directory may be behind, returns a *kv.NotLeaderError: the
 // caller asks another node, or again. The node closes the member.
 func (n *Node) Member(store string) (*raftkv.Store, error) {
-	s := n.image.Load().stores[store]
+	im := n.image.Load()
+	s := im.stores[store]
 	switch {
 	case s != nil && ready(s):
 		return n.member(store)
 	case store == Directory:
-	case s != nil, !n.upToDate():
+	case s != nil, !n.upToDate(im):
 		return nil, &kv.NotLeaderError{}
 	}
 	return nil, fmt.Errorf("%w: %q", kv.ErrNoStore, store)
@@ -161,9 +170,10 @@ func (n *Node) Member(store string) (*raftkv.Store, error) {
 // fresh is how old the directory may be for a node to say that a store does not exist.
 const fresh = 2 * time.Second
 
-func (n *Node) upToDate() bool {
+// upToDate says whether an image shows all that a leader has lately said is in the directory.
+func (n *Node) upToDate(im *image) bool {
 	d, err := n.member(Directory)
-	return err == nil && d.Stats().Leader != "" && d.Age() < fresh
+	return err == nil && d.Age() < fresh && im.index >= d.AppliedIndex()
 }
 
 // member is Member for stores in any state, and for the directory.
