@@ -50,6 +50,7 @@ type Client struct {
 	codec codec
 	pool  bufferPool
 	turn  atomic.Uint32 // spreads the watches over the members
+	began time.Time
 	// ctx ends with the client.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -109,7 +110,7 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 		o.Logger = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(math.MaxInt)}))
 	}
 	c := &Client{
-		o: o, log: o.Logger, codec: newCodec(),
+		o: o, log: o.Logger, codec: newCodec(), began: time.Now(),
 		peers: map[string]*peer{}, stores: map[string]*Store{}, known: slices.Clone(o.Addrs),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))

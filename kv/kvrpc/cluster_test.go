@@ -257,7 +257,9 @@ func (g *group) addrs() (out []string) {
 
 func (g *group) client(o ClientOptions) *Client {
 	g.t.Helper()
-	o.Addrs = g.addrs()
+	if o.Addrs == nil {
+		o.Addrs = g.addrs()
+	}
 	c, err := Dial(context.Background(), o)
 	if err != nil {
 		g.t.Fatal(err)

@@ -253,6 +253,24 @@ func TestLeaderDies(t *testing.T) {
 	}
 }
 
+// TestOneAddress: a client that was given the address of one member, which leads and dies, goes on with the
+// others.
+func TestOneAddress(t *testing.T) {
+	g := startGroup(t, groupOptions{})
+	lead := g.leader()
+	c := g.client(ClientOptions{Addrs: g.addrs()[lead : lead+1]})
+	s := c.Store(testStore)
+	ctx := testContext(t)
+	if err := s.Set(ctx, kv.Durable, "a", []byte("k"), []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the client to know all members", func() bool { return len(c.Addrs()) == 3 })
+	g.stop(lead)
+	if err := s.Set(ctx, kv.Durable, "a", []byte("k"), []byte("w")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNoQuorum: without a quorum writes and reads fail within their deadline and say why.
 func TestNoQuorum(t *testing.T) {
 	g := startGroup(t, groupOptions{})

@@ -23,6 +23,7 @@ type Store struct {
 	client *Client
 	name   string
 	seen   atomic.Uint64 // highest index that an answer has told
+	meetAt atomic.Int64  // when the members are to be asked for, since the client began
 
 	mu       sync.Mutex
 	links    map[string]*link // by address
@@ -229,6 +230,7 @@ func (s *Store) do(ctx context.Context, c *call) error {
 		switch {
 		case err == nil:
 			s.answered(c, l.addr)
+			s.meet(l.addr)
 			return nil
 		case errors.As(err, &broken):
 			unknown = unknown || c.writes && c.sent

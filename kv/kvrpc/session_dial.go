@@ -22,13 +22,14 @@ func ErrorOf(e *kvpb.Error) error {
 // for concurrent use.
 type SessionDialer struct {
 	client *Client
+	store  *Store
 	mu     sync.Mutex
 	addr   string // of the member to ask next
 }
 
 // Sessions returns a dialer for sessions on the store.
 func (s *Store) Sessions() *SessionDialer {
-	d := &SessionDialer{client: s.client}
+	d := &SessionDialer{client: s.client, store: s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d.addr = s.leader
@@ -38,7 +39,8 @@ func (s *Store) Sessions() *SessionDialer {
 // Dial opens a stream to the member that led last, to the one that last names as the leader, or, after
 // any other error, to the next of those that are known.
 func (d *SessionDialer) Dial(ctx context.Context, last error) (*SessionStream, error) {
-	conn, err := d.client.Conn(d.choose(last))
+	addr := d.choose(last)
+	conn, err := d.client.Conn(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +55,7 @@ func (d *SessionDialer) Dial(ctx context.Context, last error) (*SessionStream, e
 		cancel()
 		return nil, d.client.callError(ctx, err)
 	}
-	return &SessionStream{stream: stream, cancel: cancel, client: d.client}, nil
+	return &SessionStream{stream: stream, cancel: cancel, store: d.store, addr: addr}, nil
 }
 
 // Known is how many members Dial chooses from at present.
@@ -79,7 +81,8 @@ func (d *SessionDialer) choose(last error) string {
 type SessionStream struct {
 	stream kvpb.Session_AttachClient
 	cancel context.CancelFunc
-	client *Client
+	store  *Store
+	addr   string
 }
 
 // Send sends a message; when it fails, Recv says why.
@@ -89,8 +92,9 @@ func (s *SessionStream) Send(m *kvpb.SessionRequest) error { return s.stream.Sen
 func (s *SessionStream) Recv() (*kvpb.SessionResponse, error) {
 	m, err := s.stream.Recv()
 	if err != nil {
-		return nil, s.client.callError(s.stream.Context(), err)
+		return nil, s.store.client.callError(s.stream.Context(), err)
 	}
+	s.store.meet(s.addr)
 	return m, nil
 }
 

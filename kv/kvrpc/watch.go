@@ -76,7 +76,8 @@ type watcher struct {
 // follow watches at one member until that fails.
 func (w *watcher) follow(ctx context.Context) error {
 	known := w.store.client.Addrs()
-	api, err := w.store.client.api(known[w.turn%len(known)])
+	addr := known[w.turn%len(known)]
+	api, err := w.store.client.api(addr)
 	if err != nil {
 		return err
 	}
@@ -94,6 +95,7 @@ func (w *watcher) follow(ctx context.Context) error {
 			break
 		}
 		alarm.Stop()
+		w.store.meet(addr)
 		if w.failed = w.deliver(m); w.failed != nil {
 			return w.failed
 		}
