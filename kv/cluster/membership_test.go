@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
@@ -238,6 +239,29 @@ func TestRemoveNode(t *testing.T) {
 		t.Errorf("remove an unknown node: %v", err)
 	}
 	c.put("s", "x", "1")
+
+	// It does not answer for the cluster any more once it knows.
+	select {
+	case <-removed.Done():
+	case <-within(t).Done():
+		t.Fatal("d does not notice")
+	}
+	b := *c.nodes["a"].Bundle()
+	b.Addrs = []string{removed.Addr()}
+	asking, err := cluster.Dial(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asking.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if s, err := asking.Status(ctx); err == nil {
+		t.Errorf("the removed node tells the status as of when it was removed: %v", s)
+	}
+	var not *kv.NotLeaderError
+	if _, err := removed.Member("s"); !errors.As(err, &not) {
+		t.Errorf("the removed node serves its stores: %v", err)
+	}
 }
 
 func TestPreferredLeader(t *testing.T) {

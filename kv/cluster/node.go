@@ -152,12 +152,14 @@ func (n *Node) Bundle() *identity.Bundle {
 
 // Member returns this node's member of a store. Without one the error matches kv.ErrNoStore; when the
 // member does not run it matches kv.ErrClosed and says why. A node that cannot tell yet, because the store
-// is being created or because its copy of the directory may be behind, returns a *kv.NotLeaderError: the
+// is being created, or because its copy of the directory may be behind, returns a *kv.NotLeaderError: the
 // caller asks another node, or again. The node closes the member.
 func (n *Node) Member(store string) (*raftkv.Store, error) {
 	im := n.image.Load()
 	s := im.stores[store]
 	switch {
+	case n.removed(): // others know
+		return nil, &kv.NotLeaderError{}
 	case s != nil && ready(s):
 		return n.member(store)
 	case store == Directory:
@@ -197,6 +199,15 @@ func (n *Node) raftID(store string) string {
 
 // Done is closed when the node can be stopped because the cluster has removed it; Err says so.
 func (n *Node) Done() <-chan struct{} { return n.over }
+
+func (n *Node) removed() bool {
+	select {
+	case <-n.over:
+		return true
+	default:
+		return false
+	}
+}
 
 // Err returns nil until Done is closed.
 func (n *Node) Err() error {

@@ -125,6 +125,9 @@ func (n *Node) learned(ctx context.Context) (*image, error) {
 	for {
 		changed := n.imageChanged()
 		im := n.image.Load()
+		if n.removed() {
+			return nil, &redirectError{} // removed: its copy stays as it is
+		}
 		if im.nodes[n.id] != nil {
 			return im, nil
 		}
