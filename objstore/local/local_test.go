@@ -239,6 +239,22 @@ func TestTwoFoldersVanishUnderLoad(t *testing.T) {
 	}
 }
 
+// TestFolderVanishesFromAFailedDisk: those who use a disk may find that it fails before the watch finds that its
+// folder is gone. It is missing all the same, and taken back when the folder is there again.
+func TestFolderVanishesFromAFailedDisk(t *testing.T) {
+	d := dirs(t, 6)
+	b := open(t, options(memkv.New(), d))
+	if err := os.Rename(d[1], d[1]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	b.disks.Detach(b.disks.Disk(b.Disks()[1].ID), manager.Failed, asd.ErrFailed)
+	waitFor(t, "the disk to be missing", func() bool { return b.Disks()[1].State == manager.Missing })
+	if err := os.Rename(d[1]+".away", d[1]); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the folder to be taken back", func() bool { return b.Disks()[1].State == manager.Up })
+}
+
 func TestMissingAndDamagedFoldersAtStart(t *testing.T) {
 	store := memkv.New()
 	d := dirs(t, 6)

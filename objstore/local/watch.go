@@ -86,11 +86,15 @@ func (w *watcher) look() {
 	})
 }
 
-// reopen takes the disk back if it is the same one again.
+// reopen takes the disk back if it is the same one again. A disk whose folder was removed may have been put out of
+// use by the errors of those who used it, before the watch looked: that it is missing is found out here.
 func (w *watcher) reopen() {
 	b, d := w.b, w.d
 	id, dev, err := b.opener.Open(b.ctx, d.Dir(), d.ASD())
 	if err != nil {
+		if stateOf(err) == manager.Missing && d.Diagnose(manager.Missing, err) {
+			b.log.Warn("disk is missing", "disk", d.ID(), "dir", d.Dir(), "error", err)
+		}
 		return
 	}
 	if b.ctx.Err() != nil || b.disks.Disk(d.ID()) != d {

@@ -141,6 +141,19 @@ func (d *Disk) detach(s State, err error) bool {
 // MarkDown records why a disk that is not attached is not usable.
 func (d *Disk) MarkDown(s State, err error) { d.detach(s, err) }
 
+// Diagnose records anew why a disk that is down is not usable, and reports whether that is another state. It
+// changes nothing about a disk that is up, nor since when the disk has been down.
+func (d *Disk) Diagnose(s State, err error) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dev != nil {
+		return false
+	}
+	was := d.state
+	d.state, d.err = s, err
+	return was != s
+}
+
 // Shutdown takes the disk out of use and waits until it is closed: until the last user is done.
 func (d *Disk) Shutdown() {
 	d.mu.Lock()

@@ -134,6 +134,23 @@ func TestFailuresInARowTakeADiskOut(t *testing.T) {
 	}
 }
 
+func TestDiagnose(t *testing.T) {
+	m := openManager(t, memkv.New())
+	d := attach(t, m, "A", "/a")
+	gone := errors.New("gone")
+	if d.Diagnose(Missing, gone) || !d.Readable() {
+		t.Fatal("a disk that is up was taken out of use")
+	}
+	m.Detach(d, Failed, errors.New("I/O error"))
+	since := d.Status().Since
+	if !d.Diagnose(Missing, gone) || d.Diagnose(Missing, gone) {
+		t.Error("another state is reported once")
+	}
+	if s := d.Status(); s.State != Missing || !errors.Is(s.Err, gone) || !s.Since.Equal(since) {
+		t.Errorf("down since %v: %+v", since, s)
+	}
+}
+
 func TestADiskClosesAfterItsLastUser(t *testing.T) {
 	m := openManager(t, memkv.New())
 	fake := disktest.New(0)
