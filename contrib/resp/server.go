@@ -5,9 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"math"
 	"net"
 	"strings"
 	"sync"
@@ -64,7 +62,7 @@ func NewServer(store Store, c Config) *Server {
 		c.Timeout = 10 * time.Second
 	}
 	if c.Logger == nil {
-		c.Logger = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(math.MaxInt)}))
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{Config: c, store: store, began: time.Now()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -31,19 +31,24 @@ func (n *Node) sleep(d time.Duration) {
 	}
 }
 
+// await waits until the image changes, or it is time to try again, or the node ends.
+func (n *Node) await(changed <-chan struct{}) {
+	t := time.NewTimer(retryPeriod)
+	defer t.Stop()
+	select {
+	case <-changed:
+	case <-t.C:
+	case <-n.ctx.Done():
+	}
+}
+
 // host is the goroutine that opens and removes members, until they are what the directory says.
 func (n *Node) host() {
 	slots := make(chan struct{}, openAtOnce)
 	for n.ctx.Err() == nil {
 		changed := n.imageChanged()
 		n.hostStep(slots)
-		t := time.NewTimer(retryPeriod)
-		select {
-		case <-changed:
-		case <-t.C:
-		case <-n.ctx.Done():
-		}
-		t.Stop()
+		n.await(changed)
 	}
 }
 

@@ -1,9 +1,7 @@
 package cluster
 
 import (
-	"io"
 	"log/slog"
-	"math"
 	"net"
 	"time"
 
@@ -60,5 +58,5 @@ type Options struct {
 }
 
 func discard() *slog.Logger {
-	return slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(math.MaxInt)}))
+	return slog.New(slog.DiscardHandler)
 }

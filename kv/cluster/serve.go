@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -176,13 +175,7 @@ func (n *Node) announce() {
 		if n.image.Load().nodes[n.id].GetAddress() != n.advertise || err != nil || d.Stats().Leader == "" {
 			n.announceOnce()
 		}
-		t := time.NewTimer(retryPeriod)
-		select {
-		case <-changed:
-		case <-t.C:
-		case <-n.ctx.Done():
-		}
-		t.Stop()
+		n.await(changed)
 	}
 }
 

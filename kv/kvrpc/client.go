@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
-	"math"
 	"net"
 	"slices"
 	"sync"
@@ -107,7 +105,7 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 		o.Silence = 2 * time.Second
 	}
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(math.MaxInt)}))
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{
 		o: o, log: o.Logger, codec: newCodec(), began: time.Now(),

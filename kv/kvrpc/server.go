@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -64,7 +63,7 @@ type Server struct {
 // NewServer returns a server. Register puts it on a grpc.Server that was made with its GRPCOptions.
 func NewServer(o ServerOptions) *Server {
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(math.MaxInt)}))
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Addr == nil {
 		o.Addr = func(id string) string { return id }

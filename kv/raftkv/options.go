@@ -2,7 +2,6 @@ package raftkv
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"math"
 	"os"
@@ -63,7 +62,7 @@ func (o *Options) setDefaults() error {
 		o.ID = "1"
 	}
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(math.MaxInt)}))
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.FlushBytes == 0 {
 		o.FlushBytes = 48 << 20

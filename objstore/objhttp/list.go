@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
 )
 
@@ -75,7 +76,7 @@ func bounds(q url.Values) (from, to string, limit int, err error) {
 			return bad("prefix and to exclude each other")
 		}
 		// from may continue a list of the same prefix
-		from, to = max(from, prefix), after(prefix)
+		from, to = max(from, prefix), string(kv.Prefix([]byte(prefix)).To)
 	}
 	if to != "" && from > to {
 		return bad("from lies behind to")
@@ -89,15 +90,4 @@ func bounds(q url.Values) (from, to string, limit int, err error) {
 		limit = min(limit, maxPage)
 	}
 	return from, to, limit, nil
-}
-
-// after is the first name behind all that begin with prefix; "" when there is none.
-func after(prefix string) string {
-	b := []byte(prefix)
-	for i := len(b) - 1; i >= 0; i-- {
-		if b[i]++; b[i] != 0 {
-			return string(b[:i+1])
-		}
-	}
-	return ""
 }

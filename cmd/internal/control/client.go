@@ -130,32 +130,40 @@ func (c *Client) ChangeASD(ctx context.Context, r ChangeRequest) (d Disk, err er
 	return d, c.call(ctx, http.MethodPost, "/v1/asds/change", nil, r, &d)
 }
 
-// Fsck runs a check and calls event with what it tells, but for the error it may end with.
-func (c *Client) Fsck(ctx context.Context, r FsckRequest, event func(FsckEvent)) error {
-	raw, err := json.Marshal(r)
+// events sends in as JSON and calls fn with each event of the answer, until that is done with it or fails.
+// cut says what has happened when the answer ends before.
+func events[E any](ctx context.Context, c *Client, path string, in any, cut string, fn func(E) (done bool, err error)) error {
+	raw, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	resp, err := c.do(ctx, http.MethodPost, "/v1/fsck", nil, bytes.NewReader(raw), int64(len(raw)))
+	resp, err := c.do(ctx, http.MethodPost, path, nil, bytes.NewReader(raw), int64(len(raw)))
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	for d := json.NewDecoder(resp.Body); ; {
-		var e FsckEvent
+		var e E
 		if err := d.Decode(&e); errors.Is(err, io.EOF) {
-			return errors.New("the check was cut off")
+			return errors.New(cut)
 		} else if err != nil {
 			return err
 		}
-		if e.Error != nil {
-			return e.Error.err()
-		}
-		event(e)
-		if e.Done != nil {
-			return nil
+		if done, err := fn(e); done || err != nil {
+			return err
 		}
 	}
+}
+
+// Fsck runs a check and calls event with what it tells, but for the error it may end with.
+func (c *Client) Fsck(ctx context.Context, r FsckRequest, event func(FsckEvent)) error {
+	return events(ctx, c, "/v1/fsck", r, "the check was cut off", func(e FsckEvent) (bool, error) {
+		if e.Error != nil {
+			return true, e.Error.err()
+		}
+		event(e)
+		return e.Done != nil, nil
+	})
 }
 
 func objectQuery(ns, name string) url.Values { return url.Values{"ns": {ns}, "name": {name}} }

@@ -1,9 +1,7 @@
 package control
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -72,29 +70,12 @@ func (c *Client) KVSequence(ctx context.Context, steps []kv.Step) ([]kv.StepResu
 
 // KVWatch calls fn with changes, and with indexes up to which there are no others, until fn or ctx ends it.
 func (c *Client) KVWatch(ctx context.Context, q WatchRequest, fn func(WatchEvent) error) error {
-	raw, err := json.Marshal(q)
-	if err != nil {
-		return err
-	}
-	resp, err := c.do(ctx, http.MethodPost, "/v1/kv/watch", nil, bytes.NewReader(raw), int64(len(raw)))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	for d := json.NewDecoder(resp.Body); ; {
-		var e WatchEvent
-		if err := d.Decode(&e); errors.Is(err, io.EOF) {
-			return errors.New("the watch was cut off: the process has stopped")
-		} else if err != nil {
-			return err
-		}
+	return events(ctx, c, "/v1/kv/watch", q, "the watch was cut off: the process has stopped", func(e WatchEvent) (bool, error) {
 		if e.Error != nil {
-			return e.Error.err()
+			return true, e.Error.err()
 		}
-		if err := fn(e); err != nil {
-			return err
-		}
-	}
+		return false, fn(e)
+	})
 }
 
 // KVBackup copies a backup of the key-value store to w.

@@ -13,9 +13,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"math"
 	"net"
 	"sync"
 	"time"
@@ -102,7 +100,7 @@ func New(o Options) *Mux {
 		o.MaxConns = 16 << 10
 	}
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.Level(math.MaxInt)}))
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Mux{
 		opts: o, slots: make(chan struct{}, o.MaxHandshakes), stop: make(chan struct{}),
