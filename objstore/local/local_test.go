@@ -202,9 +202,11 @@ func TestTwoFoldersVanishUnderLoad(t *testing.T) {
 		})
 	}
 	for _, dir := range d[:2] {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Fatal(err)
-		}
+		waitFor(t, dir+" to be gone", func() bool { // the disk makes files there at the same time
+			_ = os.RemoveAll(dir)
+			_, err := os.Lstat(dir)
+			return errors.Is(err, os.ErrNotExist)
+		})
 	}
 	waitFor(t, "the loss to be noticed", func() bool {
 		s := b.Disks()
