@@ -22,20 +22,24 @@ func (n *Manager) Register(ctx context.Context, u Upload, name string, m *manife
 	if err := n.checkNew(name, m); err != nil {
 		return err
 	}
-	key, value := n.nameKey(name), m.Encode(nil)
-	return n.mutate(ctx, name, m, func(tx kv.Txn) error {
-		switch _, err := tx.Get(ksManifest, key); {
-		case err == nil:
-			return fmt.Errorf("object %s/%q: %w", n.o.Name, name, objstore.ErrExists)
-		case !errors.Is(err, kv.ErrNotFound):
-			return err
-		}
-		if err := n.checkEpoch(tx, u); err != nil {
-			return fmt.Errorf("object %s/%q: %w", n.o.Name, name, err)
-		}
-		tx.Put(ksManifest, key, value)
-		return n.account(tx, name, nil, m)
-	})
+	value := m.Encode(nil)
+	return n.mutate(ctx, name, m, func(tx kv.Txn) error { return n.create(tx, u, name, m, value) })
+}
+
+// create writes the manifest of an object that must not exist yet; value is m encoded.
+func (n *Manager) create(tx kv.Txn, u Upload, name string, m *manifest.Manifest, value []byte) error {
+	key := n.nameKey(name)
+	switch _, err := tx.Get(ksManifest, key); {
+	case err == nil:
+		return fmt.Errorf("object %s/%q: %w", n.o.Name, name, objstore.ErrExists)
+	case !errors.Is(err, kv.ErrNotFound):
+		return err
+	}
+	if err := n.checkEpoch(tx, u); err != nil {
+		return fmt.Errorf("object %s/%q: %w", n.o.Name, name, err)
+	}
+	tx.Put(ksManifest, key, value)
+	return n.account(tx, name, nil, m)
 }
 
 func (n *Manager) checkEpoch(r kv.Reader, u Upload) error {
