@@ -181,6 +181,12 @@ func lockFormat(dir string) (*os.File, error) {
 		}
 		return nil, &OpenError{dir, err, "cannot lock the format file"}
 	}
+	// Until it was locked, the claim may have been released, and the folder emptied.
+	mine, err := f.Stat()
+	if there, serr := os.Stat(f.Name()); err == nil && (serr != nil || !os.SameFile(mine, there)) {
+		f.Close()
+		return nil, &OpenError{dir, ErrMissing, "its claim was released just now"}
+	}
 	return f, nil
 }
 
