@@ -35,6 +35,11 @@ type Recovery struct {
 
 const recoveryMagic = "GR"
 
+// Manifest returns the manifest of the object as far as it follows from this: all but its sum and its chunks.
+func (r *Recovery) Manifest() *Manifest {
+	return &Manifest{ID: r.ID, Size: r.Size, Compression: r.Compression}
+}
+
 // Encode appends the recovery information's bytes to b.
 func (r *Recovery) Encode(b []byte) []byte {
 	start := len(b)
