@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -20,6 +21,8 @@ type indexFS struct {
 	vfs.FS
 	mem    vfs.FS
 	failed func(error)
+
+	reads, readBytes atomic.Int64 // that missed pebble's cache
 
 	mu   sync.Mutex
 	open map[*indexFile]struct{}
@@ -105,6 +108,13 @@ type indexFile struct {
 	vfs.File
 	fs  *indexFS
 	dir bool
+}
+
+// ReadAt implements vfs.File.
+func (f *indexFile) ReadAt(p []byte, off int64) (int, error) {
+	f.fs.reads.Add(1)
+	f.fs.readBytes.Add(int64(len(p)))
+	return f.File.ReadAt(p, off)
 }
 
 func (f *indexFile) Close() error {

@@ -48,12 +48,15 @@ type Stat struct {
 	Pooled   int // segment files that wait to be recycled
 	Failed   error
 
+	IndexBytes int64 // of Used: the index
+
 	// Since Open:
 	Puts, Deletes, Reads    int64
 	BytesWritten, BytesRead int64 // to the segments; of payloads
 	Syncs                   int64
 	Corrupt, ReadErrors     int64 // reads that found damage; that the disk refused
 	BytesCompacted          int64 // copied
+	IndexReads              int64 // blocks of the index that were not in its cache
 }
 
 // Stat returns the state of the ASD.
@@ -100,7 +103,9 @@ func (a *ASD) Stat() Stat {
 	a.table.RUnlock()
 	a.indexMu.RLock()
 	if a.index != nil {
-		st.Used += a.index.size()
+		st.IndexBytes = a.index.size()
+		st.Used += st.IndexBytes
+		st.IndexReads = a.index.files.reads.Load()
 	}
 	a.indexMu.RUnlock()
 	st.Own = min(usable+st.Garbage, a.capacity)

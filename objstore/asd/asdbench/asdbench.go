@@ -32,9 +32,9 @@ type Config struct {
 
 // Row is one figure.
 type Row struct {
-	Name  string
-	Value float64
-	Unit  string
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
 }
 
 type bench struct {
