@@ -17,6 +17,10 @@ var (
 	ErrNoQuorum = errors.New("objstore: too few usable disks for any policy")
 	// ErrReadOnly: whoever the namespace belongs to lets others only read it.
 	ErrReadOnly = errors.New("objstore: read only")
+	// ErrLocked: what is asked for is encrypted, and its key was not given.
+	ErrLocked = errors.New("objstore: encrypted, and the key was not given")
+	// ErrWrongKey: the key that was given does not fit.
+	ErrWrongKey = errors.New("objstore: the key does not fit")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("objstore: store is closed")
 )

@@ -17,6 +17,7 @@ package objstore
 import (
 	"context"
 	"io"
+	"slices"
 )
 
 // Limits on what comes from outside.
@@ -40,13 +41,36 @@ const (
 	CompressZstd
 )
 
-// Preset says how the objects of a namespace are laid out.
+// Encryption of an object's frames.
+type Encryption uint8
+
+const (
+	EncryptNone Encryption = iota
+	EncryptAES             // AES-256-GCM, see objstore/crypt
+)
+
+// Checksum of what is stored. CRC32C guards every fragment and every 64 KiB of it against rot.
+type Checksum uint8
+
+const (
+	ChecksumCRC    Checksum = iota
+	ChecksumBLAKE3          // also a BLAKE3-256 of every chunk, compared whenever a whole chunk is read
+)
+
+// Preset says how the objects of a namespace are laid out. An object keeps the layout it was written with.
 type Preset struct {
 	Name         string
+	Version      uint32   // rises with each change, from 1
 	Policies     []Policy // in order of preference, at least one
-	FragmentSize int      // largest fragment in bytes; 0 means 4 MiB
+	FragmentSize int      // most user data in a fragment, in bytes; 0 means 4 MiB
 	Compression  Compression
+	Encryption   Encryption `json:",omitempty"`
+	Checksum     Checksum   `json:",omitempty"`
+	Disks        []DiskID   `json:",omitempty"` // the only ones that get new fragments; none: all
 }
+
+// Has tells whether new fragments may be put on a disk.
+func (p *Preset) Has(d DiskID) bool { return len(p.Disks) == 0 || slices.Contains(p.Disks, d) }
 
 // Info describes one object.
 type Info struct {
@@ -97,6 +121,14 @@ type Reclaimer interface {
 	// Reclaim frees the space of everything that was deleted before the call, now and not soon, on the
 	// disks that are there.
 	Reclaim(ctx context.Context) error
+}
+
+// Secretive is a Namespace that may be encrypted, for those who keep something of its content, or about it,
+// elsewhere.
+type Secretive interface {
+	// Secret derives a key for a purpose, the same for the life of the namespace. It reports false when the
+	// namespace is not encrypted.
+	Secret(purpose string) (key [32]byte, ok bool)
 }
 
 // Capacity of a namespace's disks, in bytes of user data after coding.

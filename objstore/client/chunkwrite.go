@@ -27,14 +27,14 @@ func (u *upload) writeRaw(ctx context.Context, number uint32, off int64, raw []b
 	avoid := make(map[objstore.DiskID]bool)
 	var last error
 	for index, attempt := u.first, uint32(0); ; attempt++ {
-		at, err := u.s.c.place(ctx, u.s.preset.Policies, index, avoid, u.id.ID+uint64(number))
+		at, err := u.s.c.place(ctx, &u.preset, index, avoid, u.id.ID+uint64(number))
 		if err != nil {
 			if last != nil && !errors.Is(err, objstore.ErrFull) {
 				err = fmt.Errorf("%w; last: %w", err, last)
 			}
 			return err
 		}
-		if len(raw) > at.policy.K*u.s.preset.FragmentSize {
+		if len(raw) > at.policy.K*u.preset.FragmentSize {
 			return u.writeSmaller(ctx, at.policy, number, off, raw, paid)
 		}
 		p, failed, err := u.attempt(ctx, at, number, attempt, off, raw, paid)
@@ -57,7 +57,7 @@ func (u *upload) writeRaw(ctx context.Context, number uint32, off int64, raw []b
 
 // writeSmaller cuts a chunk again for a policy with fewer data fragments.
 func (u *upload) writeSmaller(ctx context.Context, p objstore.Policy, number uint32, off int64, raw []byte, paid bool) error {
-	_, length := erasure.Chunks(int64(len(raw)), p.K, u.s.preset.FragmentSize, objstore.FrameSize)
+	_, length := erasure.Chunks(int64(len(raw)), p.K, u.preset.FragmentSize, objstore.FrameSize)
 	for len(raw) > 0 {
 		n := min(int(length), len(raw))
 		if err := u.writeRaw(ctx, number, off, raw[:n], paid); err != nil {
@@ -154,6 +154,8 @@ func (c *Client) putFragment(ctx context.Context, d *manager.Disk, key objstore.
 		return err
 	}
 	defer done()
+	d.Writing.Add(1)
+	defer d.Writing.Add(-1)
 	begin := time.Now()
 	err = dev.PutFragment(ctx, key, info, data, sums)
 	if err == nil {

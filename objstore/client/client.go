@@ -166,23 +166,30 @@ func (c *Client) setLate(at []nsm.Location, late bool) {
 
 // Namespace is one namespace of a client; it implements objstore.Namespace.
 type Namespace struct {
-	c      *Client
-	nsm    *nsm.Manager
-	preset objstore.Preset
+	c   *Client
+	nsm *nsm.Manager
 }
 
 var _ objstore.Namespace = (*Namespace)(nil)
 
-// Namespace returns the objects of n, written by preset.
+// Namespace returns the objects of n, written by preset until SetPreset.
 func (c *Client) Namespace(n *nsm.Manager, preset objstore.Preset) *Namespace {
-	if preset.FragmentSize == 0 {
-		preset.FragmentSize = manager.DefaultFragmentSize
-	}
-	return &Namespace{c: c, nsm: n, preset: preset}
+	s := &Namespace{c: c, nsm: n}
+	s.SetPreset(preset)
+	return s
 }
 
 // NSM returns the namespace's manager.
 func (s *Namespace) NSM() *nsm.Manager { return s.nsm }
 
 // Preset returns the preset that new objects are written by.
-func (s *Namespace) Preset() objstore.Preset { return s.preset }
+func (s *Namespace) Preset() objstore.Preset { return s.nsm.Preset() }
+
+// SetPreset puts another version of the preset, or another preset, in force: for objects whose put begins from
+// now on.
+func (s *Namespace) SetPreset(p objstore.Preset) {
+	if p.FragmentSize == 0 {
+		p.FragmentSize = manager.DefaultFragmentSize
+	}
+	s.nsm.SetPreset(p)
+}

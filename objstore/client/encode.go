@@ -25,7 +25,7 @@ func (u *upload) encode(p objstore.Policy, number, version uint32, off int64, ra
 		return nil, err
 	}
 	buf := c.pool.Get(code.BufferLen(len(raw)))
-	stored, table, err := c.codec.Encode(buf.B, raw, u.s.preset.Compression)
+	stored, table, err := c.codec.Encode(buf.B, raw, u.preset.Compression)
 	if err != nil {
 		buf.Release()
 		return nil, err
@@ -37,7 +37,7 @@ func (u *upload) encode(p objstore.Policy, number, version uint32, off int64, ra
 		return nil, err
 	}
 	e.checksum(p, version, stored)
-	e.info = (&manifest.Recovery{Name: u.name, ID: u.id.ID, Size: u.size, Compression: u.s.preset.Compression,
+	e.info = (&manifest.Recovery{Name: u.name, ID: u.id.ID, Size: u.size, Compression: u.preset.Compression,
 		Chunks: u.chunks, Offset: off, Chunk: e.chunk}).Encode(nil)
 	return e, nil
 }

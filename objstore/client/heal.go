@@ -213,7 +213,7 @@ func (c *chunkHeal) read(ctx context.Context, i int, p []byte) error {
 // places chooses a disk for each fragment that is wanted and can have one.
 func (c *chunkHeal) places(wanted []int) map[int]*manager.Disk {
 	used := make(map[objstore.DiskID]bool)
-	perNode := make(map[string]int)
+	perNode, had := make(map[string]int), make(map[string]int)
 	take := func(d *manager.Disk) {
 		used[d.ID()] = true
 		perNode[d.Node()]++
@@ -223,19 +223,27 @@ func (c *chunkHeal) places(wanted []int) map[int]*manager.Disk {
 		bad[i] = true
 	}
 	for i, f := range c.c.Fragments {
-		if d := c.s.c.o.Disks.Disk(f.Disk); d != nil && !bad[i] {
-			take(d)
+		if d := c.s.c.o.Disks.Disk(f.Disk); d != nil {
+			had[d.Node()]++
+			if !bad[i] {
+				take(d)
+			}
 		}
 	}
 	x := len(c.c.Fragments)
-	for _, p := range c.s.preset.Policies {
+	preset := c.s.Preset()
+	for _, p := range preset.Policies {
 		if p.K == c.c.K && p.M == c.c.M {
 			x = p.X
 		}
 	}
+	// A preset that has become stricter does not keep a fragment from being where one was.
+	room := func(d *manager.Disk) bool {
+		return !used[d.ID()] && perNode[d.Node()] < max(x, had[d.Node()])
+	}
 	var usable []*manager.Disk
 	for _, d := range c.s.c.o.Disks.Disks() {
-		if d.Writable() && !used[d.ID()] {
+		if d.Writable() && !used[d.ID()] && preset.Has(d.ID()) {
 			usable = append(usable, d)
 		}
 	}
@@ -243,13 +251,13 @@ func (c *chunkHeal) places(wanted []int) map[int]*manager.Disk {
 	out := make(map[int]*manager.Disk)
 	for _, i := range wanted {
 		// A fragment that is bad on a disk that is well stays there.
-		if d := c.s.c.o.Disks.Disk(c.c.Fragments[i].Disk); d != nil && d.Writable() && !used[d.ID()] && perNode[d.Node()] < x {
+		if d := c.s.c.o.Disks.Disk(c.c.Fragments[i].Disk); d != nil && d.Writable() && room(d) {
 			out[i] = d
 			take(d)
 			continue
 		}
 		for _, d := range order {
-			if !used[d.ID()] && perNode[d.Node()] < x {
+			if room(d) {
 				out[i] = d
 				take(d)
 				break

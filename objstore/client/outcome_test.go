@@ -49,8 +49,8 @@ func TestUnknownOutcomeDeletesNothing(t *testing.T) {
 	ctx := context.Background()
 	r := newRig(t, 6, preset(objstore.CompressNone, 0, p42), Options{})
 	store := &cutOff{Store: r.store}
-	n := nsm.Open(store, nsm.Options{Name: "test", Number: 1, Policies: r.ns.preset.Policies, Disks: r.mgr})
-	ns := r.c.Namespace(n, r.ns.preset)
+	n := nsm.Open(store, nsm.Options{Name: "test", Number: 1, Policies: r.ns.Preset().Policies, Disks: r.mgr})
+	ns := r.c.Namespace(n, r.ns.Preset())
 	if _, err := ns.Put(ctx, "first", noise(100)); err != nil { // fetches the ids
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ type source struct {
 type upload struct {
 	s      *Namespace
 	id     nsm.Upload
+	preset objstore.Preset // as it was when the upload began, whatever becomes of it meanwhile
 	name   string
 	size   int64
 	chunks int // planned
@@ -97,7 +98,7 @@ func (s *Namespace) tryPut(ctx context.Context, name string, src *source, size i
 		return nil, err
 	}
 	defer s.nsm.End(id)
-	u := &upload{s: s, id: id, name: name, size: size, over: make(chan struct{})}
+	u := s.newUpload(id, name, size)
 	err = u.writeAll(ctx, src)
 	var m *manifest.Manifest
 	if err == nil {
@@ -109,6 +110,11 @@ func (s *Namespace) tryPut(ctx context.Context, name string, src *source, size i
 		return nil, err
 	}
 	return m, nil
+}
+
+// newUpload returns an upload that follows the preset of now; id began before.
+func (s *Namespace) newUpload(id nsm.Upload, name string, size int64) *upload {
+	return &upload{s: s, id: id, preset: s.Preset(), name: name, size: size, over: make(chan struct{})}
 }
 
 func existsIf(taken bool) error {
@@ -123,11 +129,11 @@ func (u *upload) writeAll(ctx context.Context, src *source) error {
 	if u.size == 0 {
 		return nil
 	}
-	p, err := u.s.c.place(ctx, u.s.preset.Policies, u.first, nil, u.id.ID)
+	p, err := u.s.c.place(ctx, &u.preset, u.first, nil, u.id.ID)
 	if err != nil {
 		return err
 	}
-	count, length := erasure.Chunks(u.size, p.policy.K, u.s.preset.FragmentSize, objstore.FrameSize)
+	count, length := erasure.Chunks(u.size, p.policy.K, u.preset.FragmentSize, objstore.FrameSize)
 	u.chunks = int(count)
 	u.nextNumber.Store(uint32(count))
 	if count == 1 && src.r == nil {
@@ -204,7 +210,7 @@ func (s share) release() {
 
 // manifest puts the chunks that were written together.
 func (u *upload) manifest() *manifest.Manifest {
-	m := &manifest.Manifest{ID: u.id.ID, Size: u.size, Compression: u.s.preset.Compression}
+	m := &manifest.Manifest{ID: u.id.ID, Size: u.size, Compression: u.preset.Compression}
 	for _, p := range u.sorted() {
 		m.Sum = crc.Combine(m.Sum, p.sum, int64(p.chunk.Size))
 		m.Chunks = append(m.Chunks, p.chunk)

@@ -10,8 +10,11 @@ import (
 // rewrite codes an object anew by the first policy that the usable disks meet in full, if that is safer.
 func (s *Namespace) rewrite(ctx context.Context, name string, m *manifest.Manifest, o HealOptions, h *Healed) error {
 	index := -1
-	for i, p := range s.preset.Policies {
-		at, err := s.c.place(ctx, s.preset.Policies[i:i+1], 0, nil, m.ID)
+	preset := s.Preset()
+	for i, p := range preset.Policies {
+		one := preset
+		one.Policies = preset.Policies[i : i+1]
+		at, err := s.c.place(ctx, &one, 0, nil, m.ID)
 		if err == nil && p.M > 0 && at.disks[len(at.disks)-1] != nil {
 			index = i
 			break
@@ -28,7 +31,8 @@ func (s *Namespace) rewrite(ctx context.Context, name string, m *manifest.Manife
 		return err
 	}
 	defer s.nsm.End(id)
-	u := &upload{s: s, id: id, name: name, size: m.Size, first: index, over: make(chan struct{})}
+	u := s.newUpload(id, name, m.Size)
+	u.preset, u.first = preset, index
 	r := io.NewSectionReader(objectReader{ctx, s, name, m}, 0, m.Size)
 	err = u.writeAll(ctx, &source{r: r})
 	var now *manifest.Manifest

@@ -54,7 +54,7 @@ func (s *Namespace) ApplySequence(ctx context.Context, steps []Step) ([]objstore
 		var id nsm.Upload
 		if id, err = s.nsm.Begin(ctx); err == nil {
 			defer s.nsm.End(id)
-			uploads[i] = &upload{s: s, id: id, name: st.Name, size: st.Size, over: make(chan struct{})}
+			uploads[i] = s.newUpload(id, st.Name, st.Size)
 		}
 	}
 	if err == nil {

@@ -28,6 +28,7 @@ func (s State) String() string { return stateNames[s] }
 // Disk is one disk of the backend, in whatever state. Safe for concurrent use.
 type Disk struct {
 	Reads, Writes Latency
+	Writing       atomic.Int32 // fragments of puts that are being written: how loaded it is
 
 	mu     sync.Mutex
 	record DiskRecord

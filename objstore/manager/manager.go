@@ -27,7 +27,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,20 +63,6 @@ type DiskRecord struct {
 	Node  string          `json:"node"`
 	Admin Admin           `json:"admin"`
 	Added int64           `json:"added"` // Unix seconds
-}
-
-// NamespaceRecord is what is kept about a namespace.
-type NamespaceRecord struct {
-	V      int    `json:"v"`
-	Name   string `json:"name"`
-	Number uint32 `json:"number"`
-	Preset string `json:"preset"`
-}
-
-// presetRecord is a Preset with its version.
-type presetRecord struct {
-	V int `json:"v"`
-	objstore.Preset
 }
 
 // Manager knows disks, presets and namespaces. Safe for concurrent use.
@@ -358,55 +343,6 @@ func (m *Manager) Detach(d *Disk, state State, err error) {
 	m.wake()
 }
 
-// PutPreset creates a preset or replaces it.
-func (m *Manager) PutPreset(ctx context.Context, p objstore.Preset) error {
-	if err := CheckPreset(p); err != nil {
-		return err
-	}
-	return m.store.Update(ctx, kv.Durable, func(tx kv.Txn) error {
-		tx.Put(ksPreset, []byte(p.Name), encode(presetRecord{recordVersion, p}))
-		return nil
-	})
-}
-
-// DefaultFragmentSize is the largest fragment of a preset that does not say, in bytes.
-const DefaultFragmentSize = 4 << 20
-
-// CheckPreset reports what is wrong with p.
-func CheckPreset(p objstore.Preset) error {
-	switch {
-	case len(p.Name) < 1 || len(p.Name) > objstore.MaxNamespace || strings.ContainsAny(p.Name, "/\x00"):
-		return fmt.Errorf("preset %q: its name must have 1 to %d bytes and no slash", p.Name, objstore.MaxNamespace)
-	case len(p.Policies) == 0:
-		return fmt.Errorf("preset %s: no policies", p.Name)
-	case p.FragmentSize != 0 && (p.FragmentSize < 4096 || p.FragmentSize > 32<<20):
-		return fmt.Errorf("preset %s: fragment size %d, allowed are 4 KiB to 32 MiB", p.Name, p.FragmentSize)
-	case p.Compression > objstore.CompressZstd:
-		return fmt.Errorf("preset %s: unknown compression %d", p.Name, p.Compression)
-	}
-	seen := make(map[[2]int]bool)
-	for _, q := range p.Policies {
-		if err := q.Validate(); err != nil {
-			return fmt.Errorf("preset %s: %w", p.Name, err)
-		}
-		if seen[[2]int{q.K, q.M}] {
-			return fmt.Errorf("preset %s: two policies with k=%d and m=%d", p.Name, q.K, q.M)
-		}
-		seen[[2]int{q.K, q.M}] = true
-	}
-	return nil
-}
-
-// Preset returns the preset of that name, or objstore.ErrNotFound.
-func (m *Manager) Preset(ctx context.Context, name string) (objstore.Preset, error) {
-	var r presetRecord
-	err := m.load(ctx, ksPreset, name, &r)
-	if r.FragmentSize == 0 {
-		r.FragmentSize = DefaultFragmentSize
-	}
-	return r.Preset, err
-}
-
 func (m *Manager) load(ctx context.Context, ks kv.Keyspace, name string, v any) error {
 	err := m.store.View(ctx, kv.Pending, func(r kv.Reader) error {
 		b, err := r.Get(ks, []byte(name))
@@ -422,38 +358,4 @@ func (m *Manager) load(ctx context.Context, ks kv.Keyspace, name string, v any) 
 		return fmt.Errorf("%s %q: %w", ks, name, err)
 	}
 	return nil
-}
-
-// Namespace returns the record of a namespace, and creates it with that preset when there is none.
-func (m *Manager) Namespace(ctx context.Context, name, preset string) (NamespaceRecord, error) {
-	if len(name) < 1 || len(name) > objstore.MaxNamespace || strings.ContainsAny(name, "/\x00") {
-		return NamespaceRecord{}, fmt.Errorf("namespace %q: its name must have 1 to %d bytes and no slash", name, objstore.MaxNamespace)
-	}
-	var r NamespaceRecord
-	if err := m.load(ctx, ksNamespace, name, &r); err == nil || !errors.Is(err, objstore.ErrNotFound) {
-		return r, err
-	}
-	if _, err := m.Preset(ctx, preset); err != nil {
-		return NamespaceRecord{}, err
-	}
-	err := m.store.Update(ctx, kv.Durable, func(tx kv.Txn) error {
-		if b, err := tx.Get(ksNamespace, []byte(name)); err == nil {
-			return decode(b, &r)
-		}
-		n, err := next(tx, "ns")
-		if err != nil {
-			return err
-		}
-		r = NamespaceRecord{V: recordVersion, Name: name, Number: n, Preset: preset}
-		tx.Put(ksNamespace, []byte(name), encode(r))
-		return nil
-	})
-	return r, err
-}
-
-// Namespaces returns all namespaces by name.
-func (m *Manager) Namespaces(ctx context.Context) ([]NamespaceRecord, error) {
-	var out []NamespaceRecord
-	err := each(ctx, m.store, ksNamespace, func(r NamespaceRecord) { out = append(out, r) })
-	return out, err
 }

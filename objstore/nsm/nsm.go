@@ -22,6 +22,7 @@
 //	obj/obsolete   ns(4) id(8)                 fragments to delete (see locations.go)
 //	obj/parked     disk(4) fragment key(22)    empty: to delete when the disk is back
 //	obj/alloc      ns(4)                       "GA" 01, next id, epoch, oldest valid epoch (8 each)
+//	obj/hold       ns(4)                       from, to (8 each): ids on disks that the store does not know of
 package nsm
 
 import (
@@ -44,6 +45,7 @@ const (
 	ksObsolete kv.Keyspace = "obj/obsolete"
 	ksParked   kv.Keyspace = "obj/parked"
 	ksAlloc    kv.Keyspace = "obj/alloc"
+	ksHold     kv.Keyspace = "obj/hold"
 )
 
 // Disks is what the rules need to know of disks.
@@ -56,8 +58,12 @@ type Disks interface {
 type Options struct {
 	Name     string            // of the namespace, for errors
 	Number   uint32            // of the namespace, never reused
-	Policies []objstore.Policy // of its preset
+	Policies []objstore.Policy // of its preset, until SetPreset
 	Disks    Disks
+	// Highest returns the highest id of an upload of the namespace of which a disk holds a fragment, if it is
+	// from or above, and else 0. It is asked once, before the first upload; disks that do not answer are left
+	// out. nil: nobody looks.
+	Highest func(ctx context.Context, ns uint32, from uint64) (uint64, error)
 	// CacheBytes bounds the memory of decoded manifests; 0 means 16 MiB.
 	CacheBytes int
 }
@@ -71,8 +77,10 @@ type Manager struct {
 	// saw a still picture.
 	mutations atomic.Uint64
 
-	mu  sync.Mutex // guards ids; held during the update that fetches a range
-	ids idRange
+	mu      sync.Mutex // guards ids, and changes of presets; held during the update that fetches a range
+	ids     idRange
+	presets presets
+	guarded bool // the disks were compared with the store
 
 	under    sync.Mutex     // guards uploads; may be taken under mu
 	uploads  map[uint64]int // under way, by epoch
@@ -84,7 +92,9 @@ func Open(store kv.Store, o Options) *Manager {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 16 << 20
 	}
-	return &Manager{o: o, store: store, cache: newCache(o.CacheBytes), uploads: make(map[uint64]int), finished: make(chan struct{})}
+	n := &Manager{o: o, store: store, cache: newCache(o.CacheBytes), uploads: make(map[uint64]int), finished: make(chan struct{})}
+	n.presets.versions.Store(&[]presetVersion{{preset: objstore.Preset{Policies: o.Policies}}})
+	return n
 }
 
 // Number returns the namespace's number.

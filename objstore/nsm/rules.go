@@ -18,21 +18,15 @@ func (e *RuleError) Error() string {
 	return fmt.Sprintf("objstore: manifest of %s/%q refused: chunk %d: %s", e.Namespace, e.Name, e.Chunk, e.Rule)
 }
 
-// policy returns the preset's policy with the chunk's code.
-func (n *Manager) policy(c *manifest.Chunk) (objstore.Policy, bool) {
-	for _, p := range n.o.Policies {
-		if p.K == c.K && p.M == c.M {
-			return p, true
-		}
-	}
-	return objstore.Policy{}, false
-}
-
 // checkNew holds a new manifest to the rules.
 func (n *Manager) checkNew(name string, m *manifest.Manifest) error {
+	return n.rules(m.ID, func(preset objstore.Preset) error { return n.checkAgainst(preset, name, m) })
+}
+
+func (n *Manager) checkAgainst(preset objstore.Preset, name string, m *manifest.Manifest) error {
 	for i := range m.Chunks {
 		c := &m.Chunks[i]
-		p, ok := n.policy(c)
+		p, ok := policyOf(preset, c)
 		switch {
 		case !ok:
 			return n.refuse(name, i, "the preset has no policy (%d,%d)", c.K, c.M)
@@ -40,6 +34,11 @@ func (n *Manager) checkNew(name string, m *manifest.Manifest) error {
 			return n.refuse(name, i, "%d fragments, policy %v", len(c.Fragments), p)
 		case c.Present() < p.C:
 			return n.refuse(name, i, "%d confirmed fragments, policy %v", c.Present(), p)
+		}
+		for j, f := range c.Fragments {
+			if f.Disk != 0 && !preset.Has(f.Disk) {
+				return n.refuse(name, i, "fragment %d on disk %d, which the preset does not list", j, f.Disk)
+			}
 		}
 		if err := n.checkPlaces(name, i, c, p.X, nil); err != nil {
 			return err
@@ -49,9 +48,14 @@ func (n *Manager) checkNew(name string, m *manifest.Manifest) error {
 }
 
 // checkPlaces holds one chunk to the rules of placement. Fragments that were there before may stay on
-// a disk that was retired since.
+// a disk that was retired since, and as many on a node as there were.
 func (n *Manager) checkPlaces(name string, chunk int, c *manifest.Chunk, x int, before []manifest.Fragment) error {
-	nodes := make(map[string]int, len(c.Fragments))
+	nodes, had := make(map[string]int, len(c.Fragments)), make(map[string]int)
+	for _, f := range before {
+		if node, ok := n.o.Disks.Node(f.Disk); ok && f.Disk != 0 {
+			had[node]++
+		}
+	}
 	for i, f := range c.Fragments {
 		if f.Disk == 0 {
 			continue
@@ -68,7 +72,7 @@ func (n *Manager) checkPlaces(name string, chunk int, c *manifest.Chunk, x int, 
 			}
 			continue
 		}
-		if nodes[node]++; nodes[node] > x {
+		if nodes[node]++; nodes[node] > max(x, had[node]) {
 			return n.refuse(name, chunk, "more than %d fragments on node %q", x, node)
 		}
 	}
@@ -92,7 +96,7 @@ func (n *Manager) checkChange(name string, old, m *manifest.Manifest) error {
 			}
 		}
 		x := len(c.Fragments)
-		if p, ok := n.policy(c); ok {
+		if p, ok := policyOf(n.Preset(), c); ok {
 			x = p.X
 		}
 		if err := n.checkPlaces(name, i, c, x, o.Fragments); err != nil {

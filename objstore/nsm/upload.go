@@ -80,6 +80,9 @@ func (n *Manager) Begin(ctx context.Context) (Upload, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ids.next == n.ids.end {
+		if err := n.guard(ctx); err != nil {
+			return Upload{}, err
+		}
 		before, after, err := n.updateAlloc(ctx, func(a *alloc) { a.next += rangeLen })
 		if err != nil {
 			return Upload{}, err
@@ -88,6 +91,7 @@ func (n *Manager) Begin(ctx context.Context) (Upload, error) {
 	}
 	u := Upload{ID: n.ids.next, Epoch: n.ids.epoch}
 	n.ids.next++
+	n.presets.began = n.ids.next
 	n.under.Lock()
 	n.uploads[u.Epoch]++
 	n.under.Unlock()
