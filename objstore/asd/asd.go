@@ -135,7 +135,7 @@ func (a *ASD) defaults() {
 		a.buffers = new(BufferPool)
 	}
 	if a.cache == nil {
-		a.cache, a.ownCache = NewIndexCache(8<<20), true
+		a.cache, a.ownCache = NewIndexCache(ownIndexCache), true
 	}
 	c := &a.opts.Compaction
 	if c.MinGarbage <= 0 {

@@ -54,7 +54,8 @@ type Options struct {
 	Reserve int64
 	// SegmentSize in bytes. Zero derives it from the capacity: a 1024th, between 8 and 256 MiB.
 	SegmentSize int64
-	// Cache is the memory that the indexes of several ASDs share. Nil gives this one 8 MiB of its own.
+	// Cache is the memory that the indexes of several ASDs share. Nil gives this one 32 MiB of its own, which holds
+	// the filters of more than 10 million records.
 	Cache *IndexCache
 	// Buffers is the pool for write buffers, shared by several ASDs. Nil gives this one its own.
 	Buffers *BufferPool
