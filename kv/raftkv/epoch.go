@@ -101,12 +101,14 @@ func (s *Store) sequence(t *txn, c kv.Commit) (*batch, error) {
 	}
 	seq := s.seq + 1
 	h := s.horizon(b.first, t.slot)
+	before := s.active.bytes
 	s.active.mu.Lock()
 	for i := range t.writes {
 		versions[i].seq = seq
 		s.active.insert(t.writes[i].ks, t.writes[i].key, &versions[i], h)
 	}
 	s.active.mu.Unlock()
+	s.admit(before)
 	s.seq = seq
 	t.epoch.pending += int64(len(data) - len(b.data))
 	b.last, b.data = seq, data

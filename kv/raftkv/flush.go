@@ -161,6 +161,9 @@ func (s *Store) writeTable(sealed *sealedTable, meta *snapshotMeta) error {
 			st.snapshot = *meta
 		}
 	}
+	s.mu.Lock()
+	s.pace.last = began
+	s.mu.Unlock()
 	for c := newFlushCursor(sealed.table); ; {
 		part := time.Now()
 		if err := s.flushPart(sealed, c, st); err != nil {
@@ -215,6 +218,9 @@ func (s *Store) flushPart(sealed *sealedTable, c *flushCursor, st state) error {
 	}
 	s.mu.Lock()
 	s.gen = gen
+	if sealed.keys > 0 {
+		s.pace.flushed(float64(sealed.table.bytes)*float64(sealed.left-c.left)/float64(sealed.keys), time.Now())
+	}
 	sealed.left = c.left
 	if c.done() {
 		s.flushing = nil
@@ -283,16 +289,6 @@ const (
 	// own syncs and the upper pages of the tree cost little.
 	defaultPart = 8 << 20
 )
-
-// room is how large the active table may be. While the table before it is flushed it grows with what is
-// done, so that updates wait often and briefly rather than once and long. The caller holds mu.
-func (s *Store) room() int64 {
-	f := s.flushing
-	if f == nil || f.keys == 0 {
-		return 2 * s.opts.FlushBytes
-	}
-	return f.spare + s.opts.FlushBytes/2 + int64(float64(s.opts.FlushBytes/2)*float64(f.keys-f.left)/float64(f.keys))
-}
 
 // growBase exchanges the mapping of the state file for a larger one when a part of the table's flush may
 // not fit. bbolt would do it by itself, and wait for the pin of the generation that it is to replace.

@@ -70,7 +70,8 @@ type Store struct {
 	lost        bool          // acknowledged Ordered updates were discarded, and no Sync has said so yet
 	waiting     int           // snapshots that wait for the end of a flush
 	progress    chan struct{} // closed and replaced whenever a commit or a flush makes room
-	round       *round        // that the next question to the quorum is for, or nil
+	pace        pacer
+	round       *round // that the next question to the quorum is for, or nil
 	stats       counters
 
 	reached        uint64 // the last log entry that raft has given to the FSM, applied now or before

@@ -262,32 +262,3 @@ func (s *Store) Sync(ctx context.Context) error {
 	}
 	return s.waitCommitted(ctx, e, seq)
 }
-
-// waitRoom waits while too much is pending or in memory.
-func (s *Store) waitRoom(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		full := s.epoch != nil && (s.epoch.pending > s.opts.MaxPending || s.active.bytes > s.room())
-		progress := s.progress
-		s.mu.Unlock()
-		if !full {
-			return nil
-		}
-		select {
-		case <-progress:
-		case <-ctx.Done():
-			return s.explain(ctx.Err())
-		case <-s.stop:
-			return s.closedError()
-		}
-		if s.closing.Load() {
-			return s.closedError()
-		}
-	}
-}
-
-// madeProgress wakes who waits for room. The caller holds mu.
-func (s *Store) madeProgress() {
-	close(s.progress)
-	s.progress = make(chan struct{})
-}
