@@ -73,7 +73,10 @@ func (e *env) printStatus(s control.Status) error {
 	}
 	row("mount", "%s", orDash(s.Mount))
 	row("webdav", "%s", orDash(s.DAV))
-	row("policies", "%s", strings.Join(s.Policies, " "))
+	for _, p := range s.Presets {
+		row("preset", "%s, version %d: %s, compression %s, encryption %s; used by %s", p.Name, p.Version, strings.Join(p.Policies, " "),
+			p.Compression, p.Encryption, orDash(strings.Join(p.Namespaces, ", ")))
+	}
 	row("capacity", "%s used, %s free of %s; %d files", size(s.Capacity.Used), size(s.Capacity.Free), size(s.Capacity.Total), s.Capacity.Files)
 	if r := s.KV.Remote; r != nil {
 		row("kv", "store %s of cluster %s, %s pending, %s cached", r.Store, r.Cluster, size(s.KV.PendingBytes), size(s.KV.RecentBytes))

@@ -96,7 +96,7 @@ func (b *Backend) changed() {
 // lost takes a disk out of use.
 func (b *Backend) lost(d *manager.Disk, err error) { b.disks.Detach(d, stateOf(err), err) }
 
-// Capacity returns the room for user data, after coding by the first policy of the preset. Disks on one
+// Capacity returns the room for user data, after coding by the first policy of the preset, on the disks that it lists. Disks on one
 // filesystem share what is free. What the disks said last is good enough while there is plenty; when little
 // is left they are asked.
 func (b *Backend) Capacity(ctx context.Context) (objstore.Capacity, error) {
@@ -104,10 +104,10 @@ func (b *Backend) Capacity(ctx context.Context) (objstore.Capacity, error) {
 	if err != nil {
 		return objstore.Capacity{}, err
 	}
-	c := b.capacity(p.Policies[0])
+	c := b.capacity(&p)
 	if c.Free < plenty {
 		b.disks.Measure(ctx, (*manager.Disk).Readable)
-		c = b.capacity(p.Policies[0])
+		c = b.capacity(&p)
 	}
 	return c, nil
 }
@@ -116,12 +116,12 @@ func (b *Backend) Capacity(ctx context.Context) (objstore.Capacity, error) {
 const plenty = 1 << 30
 
 // capacity is Capacity by what the disks said last.
-func (b *Backend) capacity(p objstore.Policy) objstore.Capacity {
+func (b *Backend) capacity(preset *objstore.Preset) objstore.Capacity {
 	type device struct{ own, sum, most, avail int64 } // sum and most are of what is free beyond own
 	devices := make(map[uint64]*device)
 	var used int64
 	for _, d := range b.disks.Disks() {
-		if !d.Readable() {
+		if !d.Readable() || !preset.Has(d.ID()) {
 			continue
 		}
 		st := d.Stat()
@@ -146,6 +146,7 @@ func (b *Backend) capacity(p objstore.Policy) objstore.Capacity {
 	for _, v := range devices {
 		free += v.own + min(v.sum, max(v.most, v.avail))
 	}
+	p := preset.Policies[0]
 	k, n := int64(p.K), int64(p.K+p.M)
 	c := objstore.Capacity{Used: used / n * k, Free: free / n * k}
 	c.Total = c.Used + c.Free

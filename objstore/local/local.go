@@ -24,7 +24,7 @@ import (
 	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
-// PresetName is the preset of all namespaces of a local backend.
+// PresetName is the preset of the namespaces of a local backend that do not say.
 const PresetName = "default"
 
 // Options for Open. KV, Cluster and, at the first start, Dirs must be set.
@@ -201,14 +201,15 @@ func (b *Backend) list() []*client.Namespace {
 }
 
 func (b *Backend) addNamespace(ctx context.Context, r manager.NamespaceRecord) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	// Under the lock: a change of the preset is told to the namespaces that are known by then.
 	p, err := b.disks.Preset(ctx, r.Preset)
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.namespaces[r.Name] == nil {
-		n := nsm.Open(b.o.KV, nsm.Options{Name: r.Name, Number: r.Number, Policies: p.Policies, Disks: b.disks})
+		n := nsm.Open(b.o.KV, nsm.Options{Name: r.Name, Number: r.Number, Policies: p.Policies, Disks: b.disks, Highest: maint.Highest(b.disks)})
 		b.namespaces[r.Name] = b.client.Namespace(n, p)
 	}
 	return nil
@@ -216,13 +217,18 @@ func (b *Backend) addNamespace(ctx context.Context, r manager.NamespaceRecord) e
 
 // Namespace returns the namespace of that name, and creates it when there is none.
 func (b *Backend) Namespace(ctx context.Context, name string) (objstore.Namespace, error) {
+	return b.namespace(ctx, name, PresetName)
+}
+
+// namespace is Namespace, by a preset when it is made.
+func (b *Backend) namespace(ctx context.Context, name, preset string) (objstore.Namespace, error) {
 	b.mu.Lock()
 	ns := b.namespaces[name]
 	b.mu.Unlock()
 	if ns != nil {
 		return ns, nil
 	}
-	r, err := b.disks.Namespace(ctx, name, PresetName)
+	r, err := b.disks.Namespace(ctx, name, preset)
 	if err != nil {
 		return nil, err
 	}

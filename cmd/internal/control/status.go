@@ -24,7 +24,8 @@ type Status struct {
 	Mount   string    `json:"mount"` // "" when not mounted
 	DAV     string    `json:"dav"`   // "" when off
 
-	Policies    []string    `json:"policies"`
+	Policies    []string    `json:"policies"` // of the filesystem's preset
+	Presets     []Preset    `json:"presets"`
 	Capacity    Capacity    `json:"capacity"`
 	Disks       []Disk      `json:"disks"`
 	Objects     Objects     `json:"objects"`

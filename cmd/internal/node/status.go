@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strconv"
 
 	"github.com/gabionfs/gabion/cmd/internal/control"
@@ -18,10 +19,15 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	s := control.Status{
 		Version: n.o.Version, Data: n.dir.Path, Cluster: n.dir.Config.Cluster, Memory: memory(), Reasons: []string{},
 	}
-	for _, p := range n.dir.Config.Policies {
-		s.Policies = append(s.Policies, p.String())
-	}
 	var err error
+	if s.Presets, err = n.Presets(ctx); err != nil {
+		return s, err
+	}
+	for _, p := range s.Presets {
+		if slices.Contains(p.Namespaces, volumeNamespace) {
+			s.Policies = p.Policies
+		}
+	}
 	if s.Disks, err = n.ASDs(ctx); err != nil {
 		return s, err
 	}
