@@ -157,13 +157,13 @@ func TestEndToEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	waitFor(t, "the fragments to go", func() bool {
+	waitFor(t, "the fragments to go, but for the labels of the namespace", func() bool {
 		n := int64(0)
 		for _, d := range b.disks.Disks() {
 			_ = d.Refresh(context.Background())
 			n += d.Stat().Fragments
 		}
-		return n == 0
+		return n == 6
 	})
 }
 

@@ -29,7 +29,7 @@ func (s Severity) String() string { return [...]string{"note", "warning", "error
 // Problem is something that Check found.
 type Problem struct {
 	Severity  Severity
-	Kind      string // "disk", "manifest", "fragment", "safety", "counter", "garbage"
+	Kind      string // "disk", "manifest", "fragment", "safety", "counter", "garbage", "unknown"
 	Namespace string
 	Object    string          // name, where there is one
 	Disk      objstore.DiskID // where there is one
@@ -258,6 +258,10 @@ func (c *checker) garbage(ctx context.Context) error {
 			break
 		}
 	}
+	held, err := c.n.Held(ctx)
+	if err != nil {
+		return err
+	}
 	const end = 1<<64 - 1
 	for lo := uint64(0); lo < end; {
 		w, err := newWindow(ctx, c.n, lo, end)
@@ -272,11 +276,18 @@ func (c *checker) garbage(ctx context.Context) error {
 			for _, l := range parked {
 				queued[l] = true
 			}
-			n := 0
+			n, unknown := 0, 0
 			for _, k := range keys {
-				if !queued[nsm.Location{Disk: d.ID(), Key: k}] {
+				switch {
+				case queued[nsm.Location{Disk: d.ID(), Key: k}]:
+				case held.Has(k.Object):
+					unknown++
+				default:
 					n++
 				}
+			}
+			if unknown > 0 {
+				c.problem(Warning, "unknown", "", d.ID(), "%d fragments of uploads that the key-value store knows nothing of: it is older than the disk; see `gabion namespace recover`", unknown)
 			}
 			if c.r.Garbage += int64(n); n > 0 {
 				c.problem(Note, "garbage", "", d.ID(), "%d fragments without a manifest, to be collected; the first is %v", n, keys[0])

@@ -18,7 +18,8 @@ import (
 //
 // A new epoch begins, and the uploads of earlier ones end or expire. From then on no manifest with an id
 // below the boundary can appear, so that a fragment below it that no manifest names is garbage. Disks
-// that are down keep theirs until the next time.
+// that are down keep theirs until the next time. Ids that the store does not know of are on hold (see
+// nsm.Hold) and left alone: it may have lost what named them.
 func (m *Maint) Collect(ctx context.Context) (int64, error) {
 	defer m.task("collect", 0)()
 	var total int64
@@ -46,6 +47,10 @@ func (m *Maint) collect(ctx context.Context, n *nsm.Manager) (int64, error) {
 	if err := n.Expire(ctx, e); err != nil {
 		return 0, err
 	}
+	held, err := n.Held(ctx)
+	if err != nil {
+		return 0, err
+	}
 	// Nothing may write fragments of objects that exist while they are compared.
 	m.work.Lock()
 	defer m.work.Unlock()
@@ -56,6 +61,10 @@ func (m *Maint) collect(ctx context.Context, n *nsm.Manager) (int64, error) {
 			return total, err
 		}
 		err = eachGarbage(ctx, m.o.Disks, n, w, func(d *manager.Disk, keys []objstore.FragmentKey) error {
+			keys = slices.DeleteFunc(keys, func(k objstore.FragmentKey) bool { return held.Has(k.Object) })
+			if len(keys) == 0 {
+				return nil
+			}
 			if err := d.Do(ctx, func(dev objstore.Disk) error { return dev.DeleteFragments(ctx, keys) }); err != nil {
 				return err
 			}

@@ -80,7 +80,7 @@ func (m *Maint) round() error {
 		}
 	}
 	if t.survey || t.more {
-		errs = append(errs, m.unpark(m.ctx))
+		errs = append(errs, m.label(m.ctx), m.unpark(m.ctx))
 		if wait := m.settling(); wait > 0 {
 			// A disk has gone just now. It may be back in a moment: look again then.
 			m.later(wait)
@@ -126,6 +126,9 @@ func (m *Maint) settling() time.Duration {
 
 // retry looks after what is left over: queues that could not be emptied, objects that are degraded.
 func (m *Maint) retry() error {
+	if err := m.label(m.ctx); err != nil {
+		return err
+	}
 	for _, ns := range m.o.Namespaces() {
 		m.Obsolete(ns.NSM())
 		// Some at a time: those that cannot be healed must not keep others from their turn.

@@ -62,6 +62,7 @@ type Maint struct {
 	wg     sync.WaitGroup
 
 	degradedFrom map[*nsm.Manager]uint64 // where the next retry begins; only the loop looks at it
+	labels       map[labelled]string     // what is known to be on disks; only the loop looks at it
 
 	wake chan struct{}
 	work sync.RWMutex // see the package comment
@@ -104,7 +105,8 @@ func New(o Options) *Maint {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), degradedFrom: make(map[*nsm.Manager]uint64), wake: make(chan struct{}, 1)}
+	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), degradedFrom: make(map[*nsm.Manager]uint64),
+		labels: make(map[labelled]string), wake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.todo.reset()
 	return m

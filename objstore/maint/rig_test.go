@@ -82,7 +82,7 @@ func (r *rig) open() {
 	r.m = New(Options{KV: r.store, Disks: r.mgr, Rate: -1, RepairDelay: -1, CollectEvery: -1, ScrubEvery: -1, UploadGrace: 10 * time.Second,
 		Namespaces: func() []*client.Namespace { return []*client.Namespace{r.ns} }})
 	r.c = client.New(client.Options{Disks: r.mgr, Trouble: r.m, HedgeMin: time.Second, Grace: r.grace})
-	n := nsm.Open(r.store, nsm.Options{Name: "test", Number: 1, Policies: r.policies, Disks: r.mgr})
+	n := nsm.Open(r.store, nsm.Options{Name: "test", Number: 1, Policies: r.policies, Disks: r.mgr, Highest: Highest(r.mgr)})
 	r.ns = r.c.Namespace(n, objstore.Preset{Name: "p", Policies: r.policies, FragmentSize: 8 << 10, Compression: objstore.CompressS2})
 }
 
