@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gabionfs/gabion/cmd/internal/control"
+	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/cmd/internal/node"
+	"github.com/gabionfs/gabion/objstore/maint"
+)
+
+// exitIncomplete is the exit code of a recovery that is done, and found uploads that it could not make whole.
+const exitIncomplete = 3
+
+func newNamespace(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "namespace",
+		Short:   "Bring back namespaces from the disks alone",
+		Example: "  gabion namespace list\n  gabion namespace recover",
+	}
+	cmd.AddCommand(newNamespaceList(e), newNamespaceRecover(e))
+	return cmd
+}
+
+func newNamespaceList(e *env) *cobra.Command {
+	var asds []string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "List the namespaces of which the disks hold something",
+		Long:    "List the namespaces of which the disks hold something, whatever the key-value store knows of. Nothing may run on the data directory.",
+		Example: "  gabion namespace list\n  gabion namespace list --asd /disk7/asd --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := e.recover(cmd.Context(), node.RecoverOptions{ASDs: asds, List: true})
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return e.printJSON(r.Found)
+			}
+			w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "NUMBER\tNAME")
+			for _, n := range r.Found {
+				fmt.Fprintf(w, "%d\t%s\n", n.Number, orDash(n.Name))
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().StringArrayVar(&asds, "asd", nil, "`folder` of a disk that the key-value store does not know of (repeat)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newNamespaceRecover(e *env) *cobra.Command {
+	var o node.RecoverOptions
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "recover [NAME...]",
+		Short: "Rebuild what the key-value store has lost of namespaces, from the disks",
+		Long: `Rebuild the manifests of the objects of namespaces from what lies beside their
+fragments on the disks, when rows of the key-value store, or all of it, are lost, or
+when it was restored from a backup that is older than the disks. Every fragment that
+counts is read and verified; objects that lack some are repaired by the next
+"gabion up". Without names, all namespaces of which the disks hold something. Nothing
+may run on the data directory.
+
+Objects come back as their last acknowledged put left them. Of two objects of one name
+the later one wins. What was deleted stays deleted, once its fragments were deleted from
+the disks, which happens within a second of the deletion while they are up. What the
+store still knows to be deleted stays so, unless --everything is given. Empty objects
+are lost: there is nothing of them on disks.
+
+A filesystem's directories and files are rows of the key-value store: keep backups of it
+("gabion kv backup"), restore the latest, and run this. Without one, the content of its
+files comes back in namespace fs.lost, and "gabion up" makes a new filesystem.
+
+Exit codes: 0 done, 3 done, and of some uploads too few fragments are left, 1 failed.`,
+		Example: "  gabion namespace recover\n  gabion namespace recover user --json\n  gabion namespace recover --asd /disk7/asd --asd /disk8/asd",
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Names = args
+			o.Progress = func(r maint.Recovered) {
+				e.progress("%s: %d uploads, %d objects back, %s read", r.Namespace, r.Uploads, r.Adopted+r.Corrected, size(r.Bytes))
+			}
+			if !asJSON {
+				o.Done = e.printRecovered
+			}
+			r, err := e.recover(cmd.Context(), o)
+			e.endProgress()
+			if asJSON && len(r.Namespaces)+len(r.Found) > 0 {
+				err = errors.Join(err, e.printJSON(r))
+			}
+			if err != nil {
+				return err
+			}
+			if !asJSON {
+				err = e.printRecovery(r)
+			}
+			for _, n := range r.Namespaces {
+				if n.Incomplete > 0 && err == nil {
+					err = exitError(exitIncomplete)
+				}
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringArrayVar(&o.ASDs, "asd", nil, "`folder` of a disk that the key-value store does not know of (repeat)")
+	cmd.Flags().BoolVar(&o.Everything, "everything", false, "also what the store knows to be deleted, as far as it is still on the disks")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// recover runs node.Recover on the data directory, on which nothing may run.
+func (e *env) recover(ctx context.Context, o node.RecoverOptions) (_ node.Recovery, err error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	for i, dir := range o.ASDs {
+		if o.ASDs[i], err = filepath.Abs(dir); err != nil {
+			return node.Recovery{}, err
+		}
+	}
+	c, err := control.Dial(ctx, e.data)
+	if err == nil {
+		return node.Recovery{}, errors.Join(fmt.Errorf("gabion runs on %s: stop it first", e.data), c.Close())
+	}
+	if !errors.Is(err, control.ErrNotRunning) {
+		return node.Recovery{}, err
+	}
+	d, err := datadir.Open(e.data)
+	if err != nil {
+		return node.Recovery{}, e.explain(err)
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	o.Logger = slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return node.Recover(ctx, d, o)
+}
+
+func (e *env) printRecovered(r maint.Recovered) {
+	e.endProgress()
+	fmt.Fprintf(e.out, "%s: %d objects back", r.Namespace, r.Adopted)
+	for _, part := range []struct {
+		n    int64
+		what string
+	}{{r.Corrected, "corrected"}, {r.Unchanged, "as they were"}, {r.Degraded, "to be repaired"}, {r.Superseded, "older ones left out"}, {r.Incomplete, "uploads incomplete"}} {
+		if part.n > 0 {
+			fmt.Fprintf(e.out, ", %d %s", part.n, part.what)
+		}
+	}
+	fmt.Fprintf(e.out, "; %d fragments read (%s), %d damaged\n", r.Fragments, size(r.Bytes), r.Damaged)
+	for i, l := range r.Lost {
+		if i == maxPrinted {
+			fmt.Fprintf(e.out, "  and %d more\n", r.Incomplete-maxPrinted)
+			break
+		}
+		fmt.Fprintf(e.out, "  incomplete: upload %d of %q: %s\n", l.ID, l.Name, l.Reason)
+	}
+}
+
+// printRecovery says what belongs to no namespace.
+func (e *env) printRecovery(r node.Recovery) error {
+	for _, dir := range r.Absent {
+		fmt.Fprintf(e.out, "no disk in %s\n", dir)
+	}
+	if len(r.Namespaces) == 0 {
+		fmt.Fprintln(e.out, "nothing to recover")
+	}
+	if r.StoreLost {
+		fmt.Fprintln(e.out, "the key-value store was made anew; the filesystem's directories and files were in the old one")
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+
+	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/kv/raftkv"
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/asd"
+	"github.com/gabionfs/gabion/objstore/local"
+	"github.com/gabionfs/gabion/objstore/maint"
+)
+
+// lostSuffix is added to the name of the filesystem's namespace when the store that made files of its content
+// is lost: a new filesystem has its own.
+const lostSuffix = ".lost"
+
+// RecoverOptions of Recover.
+type RecoverOptions struct {
+	Logger     *slog.Logger
+	Names      []string // of namespaces; none: all that are on the disks
+	ASDs       []string // absolute folders of disks besides those that are known
+	Everything bool     // see maint.RecoverOptions
+	List       bool     // only tell what is on the disks
+	Progress   func(maint.Recovered)
+	Done       func(maint.Recovered)
+}
+
+// Recovery is what Recover did.
+type Recovery struct {
+	StoreLost  bool              `json:"store_lost"` // there was no key-value store at all
+	Absent     []string          `json:"absent"`     // folders in which a disk should be and is not
+	Found      []FoundNamespace  `json:"found"`
+	Namespaces []maint.Recovered `json:"namespaces"`
+}
+
+// FoundNamespace is a namespace of which the disks hold something.
+type FoundNamespace struct {
+	Number uint32 `json:"number"`
+	Name   string `json:"name"` // "": no label is left of it
+}
+
+// Recover rebuilds the manifests of namespaces from the disks of d, on which nothing runs. When the
+// key-value store in d is gone it makes a new one, without a filesystem: `gabion up` makes a new and empty
+// one.
+func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery, err error) {
+	out := Recovery{Absent: []string{}, Found: []FoundNamespace{}, Namespaces: []maint.Recovered{}}
+	if d.Config.State != datadir.Ready {
+		return out, errors.New("the data directory holds nothing yet")
+	}
+	out.StoreLost = d.Config.Remote == nil && empty(d.KV())
+	if out.StoreLost && o.List {
+		return out, errors.New("the key-value store is gone: recovering makes a new one, and lists what it finds")
+	}
+	no := Options{Logger: o.Logger, Quiet: true}
+	if out.StoreLost {
+		no.Store = func(ctx context.Context) (Store, error) {
+			s, err := raftkv.Open(ctx, raftkv.Options{Dir: d.KV(), Logger: o.Logger})
+			if err != nil {
+				return nil, err
+			}
+			return embedded{s}, nil
+		}
+	}
+	store, err := openStore(ctx, d, no)
+	if err != nil {
+		return out, err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	cluster, err := asd.ParseID(d.Config.Cluster)
+	if err != nil {
+		return out, err
+	}
+	lo := local.Options{KV: store, Cluster: cluster, Base: d.Path, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: true}
+	for _, dir := range o.ASDs {
+		if _, err := local.Inspect(dir); err != nil {
+			return out, fmt.Errorf("--asd %s: %w", dir, err)
+		}
+		lo.Dirs = append(lo.Dirs, dir)
+	}
+	if out.StoreLost {
+		lo.Policies = d.Config.Policies
+		// A folder without its disk must not become a new disk now.
+		for _, f := range d.Config.ASDs {
+			dir := d.Resolve(f)
+			if _, err := local.Inspect(dir); err != nil {
+				out.Absent = append(out.Absent, dir)
+			} else if !slices.Contains(lo.Dirs, dir) {
+				lo.Dirs = append(lo.Dirs, filepath.Clean(dir))
+			}
+		}
+	}
+	objects, err := local.Open(ctx, lo)
+	if err != nil {
+		return out, err
+	}
+	defer func() { err = errors.Join(err, objects.Close()) }()
+	labels, err := objects.Found(ctx)
+	if err != nil {
+		return out, err
+	}
+	for _, l := range labels {
+		out.Found = append(out.Found, FoundNamespace{Number: l.Number, Name: l.Name})
+	}
+	if o.List {
+		return out, nil
+	}
+	ro := local.RecoverOptions{Names: o.Names, Done: o.Done, RecoverOptions: maint.RecoverOptions{Everything: o.Everything, Progress: o.Progress}}
+	if out.StoreLost {
+		ro.Rename = func(name string) string {
+			if name == volumeNamespace {
+				return name + lostSuffix
+			}
+			return name
+		}
+	}
+	list, err := objects.Recover(ctx, ro)
+	out.Namespaces = append(out.Namespaces, list...)
+	return out, err
+}
