@@ -90,12 +90,18 @@ func (a *ASD) Apply(ctx context.Context, b *Batch, d Durability) (uint64, error)
 		return 0, fmt.Errorf("asd %s: apply: %w", a.dir, err)
 	}
 	r := &request{ops: b.ops, asserts: b.asserts, class: classDelete}
+	hist := &a.counters.remove
 	for i := range b.ops {
 		if b.ops[i].kind == opPut {
-			r.class = classPut
+			r.class, hist = classPut, &a.counters.apply
 		}
 	}
-	err := a.submit(r)
+	s, err := a.enter(ctx, hist)
+	if err != nil {
+		return 0, err
+	}
+	defer s.end()
+	err = a.submit(r)
 	for tries := 0; errors.Is(err, ErrFull) && tries < 8 && a.makeRoom(ctx); tries++ {
 		*r = request{ops: r.ops, asserts: r.asserts, class: r.class}
 		err = a.submit(r)

@@ -60,6 +60,8 @@ type ASD struct {
 	stop     chan struct{}
 	done     sync.WaitGroup
 	counters counters
+	gate     gate
+	step     atomic.Int64 // how long the last operation of the background took
 
 	// test hooks, nil outside of tests
 	hookBeforeFree func()
@@ -144,9 +146,13 @@ func (a *ASD) defaults() {
 	if c.Rate == 0 {
 		c.Rate = 64 << 20
 	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if c.PoolDelay == 0 {
 		c.PoolDelay = 5 * time.Second
 	}
+	a.gate.idle = make(chan struct{}, 1)
 	a.table.segments = make(map[uint64]*segment)
 	a.table.pending = make(map[string]*pendingOp)
 	a.syncer.cond.L = &a.syncer.mu

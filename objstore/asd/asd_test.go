@@ -206,7 +206,7 @@ func TestRange(t *testing.T) {
 
 func TestCompact(t *testing.T) {
 	dir := newDir(t)
-	a := mustOpen(t, dir, Options{SegmentSize: 4 << 20, Compaction: Compaction{Manual: true}})
+	a := mustOpen(t, dir, Options{SegmentSize: 4 << 20, Compaction: Compaction{Mode: CompactManual}})
 	want := make(map[string][]byte)
 	for i := range 200 {
 		k := fmt.Sprintf("k%03d", i)

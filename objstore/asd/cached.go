@@ -33,7 +33,7 @@ func (a *ASD) CachedGet(ctx context.Context, key []byte, sec Section) bool {
 	if err != nil || got != want || badSpan(span, e.crcs[4*first:]) >= 0 {
 		return false
 	}
-	a.counters.read(n)
+	a.counters.readDone(n)
 	return true
 }
 

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	compactBatch    = 4 << 20 // bytes copied by one frame
+	compactBatch    = 4 << 20   // bytes copied by one frame
+	compactStep     = 256 << 10 // the same while others read or write, who may have to wait for it
 	compactBatchOps = 8192
 	// minGain is what the compaction of a segment must bring, beside the fraction. Copies are dense up to a page per
 	// frame; without a bound well above that, compaction could go on for ever for the sake of the last page.
@@ -30,7 +31,7 @@ func (a *ASD) Compact(ctx context.Context) error {
 	if err := a.syncUntil(a.lastWritten()); err != nil {
 		return err
 	}
-	if err := a.compactWhile(ctx, 0.05, -1); err != nil {
+	if err := a.compactWhile(ctx, 0.05, -1, func() bool { return true }); err != nil {
 		return err
 	}
 	if err := a.submit(&request{trim: true}); err != nil {
@@ -40,11 +41,11 @@ func (a *ASD) Compact(ctx context.Context) error {
 }
 
 // compactWhile compacts segments, those with the most garbage first, while there is one with at least that
-// fraction of it.
-func (a *ASD) compactWhile(ctx context.Context, fraction float64, rate int64) error {
+// fraction of it, and may says so.
+func (a *ASD) compactWhile(ctx context.Context, fraction float64, rate int64, may func() bool) error {
 	a.compactMu.Lock()
 	defer a.compactMu.Unlock()
-	for {
+	for may() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -56,10 +57,13 @@ func (a *ASD) compactWhile(ctx context.Context, fraction float64, rate int64) er
 			return fmt.Errorf("asd %s: compact segment %d: %w", a.dir, s.id, err)
 		}
 	}
+	return nil
 }
 
 // makeRoom is called by a put that found the ASD full. It reports whether space came back.
 func (a *ASD) makeRoom(ctx context.Context) bool {
+	a.gate.urgent.Add(1)
+	defer a.gate.urgent.Add(-1)
 	before := a.counters.freedSegment.Load()
 	a.compactMu.Lock()
 	defer a.compactMu.Unlock()
@@ -229,6 +233,9 @@ func (a *ASD) compactSegment(ctx context.Context, s *segment, rate int64) error 
 	empty := s.empty()
 	a.table.RUnlock()
 	if !empty {
+		if err := a.roomToMove(s); err != nil {
+			return err
+		}
 		damaged, err := a.walk(s, c.collect)
 		if err == nil {
 			err = c.move()
@@ -328,10 +335,13 @@ func (c *compactor) collect(h *frameInfo, o *opView) error {
 func (c *compactor) move() error {
 	slices.SortFunc(c.moves, func(x, y op) int { return bytes.Compare(x.key, y.key) })
 	for len(c.moves) > 0 {
-		n, size := 0, int64(0)
+		n, size, limit := 0, int64(0), int64(compactBatch)
+		if c.a.active() {
+			limit = compactStep
+		}
 		for n < len(c.moves) && n < compactBatchOps {
 			next := c.moves[n].metaLen() + pageCeil(int64(c.moves[n].size))
-			if n > 0 && size+next > min(compactBatch, c.a.MaxBatchBytes()) {
+			if n > 0 && size+next > min(limit, c.a.MaxBatchBytes()) {
 				break
 			}
 			size += next
@@ -387,18 +397,17 @@ func (c *compactor) copy(moves []op, size int64) error {
 	if err := c.a.submit(r); err != nil {
 		return err
 	}
-	busy := r.lsn > c.lsn+1 && c.lsn > 0 // someone else wrote in between
 	c.lsn = max(c.lsn, r.lsn)
 	c.a.counters.compacted.Add(size)
-	return c.wait(began, size, busy)
+	return c.wait(began, size)
 }
 
-// wait keeps to the rate, and to a quarter of it while others write.
-func (c *compactor) wait(began time.Time, size int64, busy bool) error {
-	if c.rate <= 0 {
-		return c.ctx.Err()
+// wait keeps to the rate, to a quarter of it while others read or write, and lets those go first that do so now.
+func (c *compactor) wait(began time.Time, size int64) error {
+	if err := c.a.gate.yield(c.ctx, time.Since(began)); err != nil || c.rate <= 0 || c.a.gate.urgent.Load() > 0 {
+		return err
 	}
-	if busy {
+	if c.a.active() {
 		size *= 4
 	}
 	d := time.Duration(float64(size)/float64(c.rate)*float64(time.Second)) - time.Since(began)

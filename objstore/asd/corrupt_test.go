@@ -104,7 +104,7 @@ func TestFlipSegment(t *testing.T) {
 			if _, err := Format(orig, testCluster); err != nil {
 				t.Fatal(err)
 			}
-			opts := Options{SegmentSize: 2 << 20, Compaction: Compaction{Manual: true}}
+			opts := Options{SegmentSize: 2 << 20, Compaction: Compaction{Mode: CompactManual}}
 			a := mustOpen(t, orig, opts)
 			want := fill(t, a, 60)
 			seg := segmentPath(".", a.table.segments[1].state.slot)
@@ -170,7 +170,7 @@ func TestFlipIndex(t *testing.T) {
 	if _, err := Format(orig, testCluster); err != nil {
 		t.Fatal(err)
 	}
-	opts := Options{SegmentSize: 2 << 20, Compaction: Compaction{Manual: true}}
+	opts := Options{SegmentSize: 2 << 20, Compaction: Compaction{Mode: CompactManual}}
 	a := mustOpen(t, orig, opts)
 	want := fill(t, a, 200)
 	a.Close()
@@ -216,7 +216,7 @@ func TestFlipIndex(t *testing.T) {
 // TestLoseFiles removes a whole segment file: its records are damaged, all others are served.
 func TestLoseFiles(t *testing.T) {
 	dir := newDir(t)
-	opts := Options{SegmentSize: 2 << 20, Compaction: Compaction{Manual: true}}
+	opts := Options{SegmentSize: 2 << 20, Compaction: Compaction{Mode: CompactManual}}
 	a := mustOpen(t, dir, opts)
 	want := fill(t, a, 100)
 	path := a.table.segments[2].path
@@ -249,7 +249,7 @@ func TestLoseFiles(t *testing.T) {
 // TestDamageMoves: compaction neither loses a damaged record silently nor makes it whole.
 func TestDamageMoves(t *testing.T) {
 	dir := newDir(t)
-	opts := Options{SegmentSize: 4 << 20, Compaction: Compaction{Manual: true}}
+	opts := Options{SegmentSize: 4 << 20, Compaction: Compaction{Mode: CompactManual}}
 	a := mustOpen(t, dir, opts)
 	for i := range 20 {
 		put(t, a, fmt.Sprintf("k%02d", i), payload(100<<10, uint64(i)))
@@ -294,7 +294,7 @@ func TestDamageMoves(t *testing.T) {
 // TestNoResurrection: a rebuilt index never brings deleted records back, whatever was compacted when.
 func TestNoResurrection(t *testing.T) {
 	dir := newDir(t)
-	opts := Options{SegmentSize: 4 << 20, Compaction: Compaction{Manual: true}}
+	opts := Options{SegmentSize: 4 << 20, Compaction: Compaction{Mode: CompactManual}}
 	a := mustOpen(t, dir, opts)
 	seal := func() {
 		if err := a.submit(&request{seal: true}); err != nil {

@@ -10,14 +10,14 @@ import (
 func TestFreedBeforeACrash(t *testing.T) {
 	for _, trim := range []bool{false, true} {
 		dir := newDir(t)
-		opts := Options{SegmentSize: 1 << 20, Compaction: Compaction{Manual: true, Rate: -1}}
+		opts := Options{SegmentSize: 1 << 20, Compaction: Compaction{Mode: CompactManual, Rate: -1}}
 		a := mustOpen(t, dir, opts)
 		put(t, a, "k", payload(200_000, 1))
 		del(t, a, "k")
 		if err := a.submit(&request{seal: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.compactWhile(t.Context(), 0.01, -1); err != nil {
+		if err := a.compactWhile(t.Context(), 0.01, -1, func() bool { return true }); err != nil {
 			t.Fatal(err)
 		}
 		if n := a.counters.freedSegment.Load(); n != 1 {

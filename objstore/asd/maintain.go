@@ -54,7 +54,8 @@ func (a *ASD) idleTick() time.Duration {
 	if len(a.table.pool) > 1 || !a.quietSince.IsZero() {
 		return min(a.opts.Compaction.PoolDelay, time.Second)
 	}
-	return time.Minute
+	_, again := a.mayCompact()
+	return min(max(again, 0), time.Minute)
 }
 
 // reclaim is one round of the background.
@@ -68,10 +69,9 @@ func (a *ASD) reclaim() error {
 		case <-ctx.Done():
 		}
 	}()
-	if !a.opts.Compaction.Manual {
-		if err := a.compactWhile(ctx, a.opts.Compaction.MinGarbage, a.opts.Compaction.Rate); err != nil && ctx.Err() == nil {
-			return err
-		}
+	may := func() bool { ok, _ := a.mayCompact(); return ok }
+	if err := a.compactWhile(ctx, a.opts.Compaction.MinGarbage, a.opts.Compaction.Rate, may); err != nil && ctx.Err() == nil {
+		return err
 	}
 	if w := a.lastWritten(); w != a.quietLSN {
 		a.quietLSN, a.quietSince = w, time.Now()

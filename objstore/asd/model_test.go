@@ -42,7 +42,7 @@ func TestModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := &model{t: rt, tb: t, dir: dir, state: map[string]modelRecord{},
-			opts: Options{SegmentSize: 1 << 20, Compaction: Compaction{Manual: rapid.Bool().Draw(rt, "manual"), Rate: -1, MinGarbage: 0.2}}}
+			opts: Options{SegmentSize: 1 << 20, Compaction: Compaction{Mode: rapid.SampledFrom([]CompactionMode{CompactAuto, CompactManual}).Draw(rt, "mode"), Rate: -1, MinGarbage: 0.2}}}
 		m.open()
 		defer func() { m.a.Close() }()
 		m.durable()

@@ -67,17 +67,21 @@ type Options struct {
 
 // Compaction tunes the return of space of deleted records.
 type Compaction struct {
-	// Manual turns the background off: space comes back only in calls of Compact.
-	Manual bool
+	// Mode says when it runs. The zero value is CompactAuto.
+	Mode CompactionMode
+	// Window is when it runs with CompactScheduled. Zero means the four hours after midnight.
+	Window Window
 	// MinGarbage is the fraction of a segment that must be garbage before it is compacted. Zero means
 	// 0.3. When the ASD is full, less is enough.
 	MinGarbage float64
 	// Rate limits the bytes per second that the background copies, and a quarter of it does so while others
-	// write. Zero means 64 MiB/s; negative means no limit.
+	// read or write. Zero means 64 MiB/s; negative means no limit.
 	Rate int64
 	// PoolDelay is how long freed segments wait to be recycled before their space goes back to the
 	// filesystem. Zero means 5 s.
 	PoolDelay time.Duration
+	// Now is the clock of Window. Nil means time.Now.
+	Now func() time.Time
 }
 
 // Durability is the strength of an Apply.

@@ -41,6 +41,11 @@ type Read struct {
 // Get returns the payload of key, verified. It is read to dst when the capacity of dst is enough, otherwise to
 // new memory. Errors: ErrNotFound, *CorruptError, ErrClosed, or what the disk answered.
 func (a *ASD) Get(ctx context.Context, key, dst []byte) ([]byte, error) {
+	op, err := a.enter(ctx, &a.counters.read)
+	if err != nil {
+		return nil, err
+	}
+	defer op.end()
 	e, s, err := a.acquire(ctx, key)
 	if err != nil {
 		return nil, err
@@ -57,6 +62,11 @@ func (a *ASD) Get(ctx context.Context, key, dst []byte) ([]byte, error) {
 // A section that is not within the payload is ErrInvalid. Other errors as Get. When it fails, the content of the
 // buffers is undefined.
 func (a *ASD) PartialGet(ctx context.Context, key []byte, sections []Section) error {
+	op, err := a.enter(ctx, &a.counters.read)
+	if err != nil {
+		return err
+	}
+	defer op.end()
 	e, s, err := a.acquire(ctx, key)
 	if err != nil {
 		return err
@@ -99,7 +109,11 @@ func (a *ASD) MultiGet(ctx context.Context, reads []Read) error {
 				f.r.Dst = make([]byte, f.e.size)
 			}
 			f.r.Dst = f.r.Dst[:f.e.size]
-			f.r.Err = a.readSection(f.s, f.r.Key, f.e, 0, f.r.Dst)
+			op, err := a.enter(ctx, &a.counters.read)
+			if f.r.Err = err; err == nil {
+				f.r.Err = a.readSection(f.s, f.r.Key, f.e, 0, f.r.Dst)
+				op.end()
+			}
 			f.s.release()
 		}
 		if err := ctx.Err(); err != nil {
@@ -302,7 +316,7 @@ func (a *ASD) readSection(s *segment, key []byte, e *entry, off int, buf []byte)
 	bad := -1
 	if err == nil {
 		if bad = badSpan(span, e.crcs[4*first:]); bad < 0 {
-			a.counters.read(len(buf))
+			a.counters.readDone(len(buf))
 			return nil
 		}
 	}

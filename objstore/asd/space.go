@@ -84,7 +84,7 @@ func (a *ASD) roomFor(n int64, c class) bool {
 		return a.room() >= n
 	case classMove:
 		// Compaction may go into the reserve, but leaves enough for the index and for deletes.
-		return a.hostFree()-n >= max(a.opts.Reserve/4, 2*a.ballastSize())
+		return a.hostFree()-n >= a.moveReserve()
 	}
 	return true
 }
@@ -140,11 +140,35 @@ func (a *ASD) reserve(size int64, c class) error {
 // need is how far the active segment must be allocated for a frame of that size.
 func (a *ASD) need(size int64, c class) int64 {
 	need := a.table.active.pos + size
-	if c == classPut {
+	if c != classDelete {
 		need += deleteMargin
 	}
 	return min(need, a.segmentSize)
 }
+
+// roomToMove refuses a compaction that could not be finished: it would use up what is left, and free nothing.
+func (a *ASD) roomToMove(s *segment) error {
+	t := &a.table
+	t.RLock()
+	need := s.state.live + s.state.deletes
+	// A frame is a multiple of a page, and has a header.
+	need += (need/compactStep + 2) * pageSize
+	var have int64
+	if act := t.active; act != nil {
+		have += max(0, act.allocated-act.seg.state.end-deleteMargin)
+	}
+	for _, pf := range t.pool {
+		have += max(0, pf.size-segmentStart-deleteMargin)
+	}
+	t.RUnlock()
+	if need > have+max(0, a.hostFree()-a.moveReserve()) {
+		return fmt.Errorf("asd %s: no room to compact segment %d: %w", a.dir, s.id, ErrFull)
+	}
+	return nil
+}
+
+// moveReserve is what compaction leaves free on the filesystem: enough for the index and for deletes.
+func (a *ASD) moveReserve() int64 { return max(a.opts.Reserve/4, 2*a.ballastSize()) }
 
 // pooled reports whether there is a file of that size in the pool.
 func (a *ASD) pooled(size int64) bool {

@@ -16,6 +16,8 @@ type counters struct {
 	reads, readBytes, readErrors atomic.Int64
 	corrupt, compacted, compacts atomic.Int64
 	freedSegment                 atomic.Int64
+
+	read, apply, remove, sync Histogram // how long they took, in the foreground
 }
 
 func (c *counters) applied(r *request) {
@@ -29,7 +31,7 @@ func (c *counters) applied(r *request) {
 	c.deletes.Add(int64(len(r.ops)) - puts)
 }
 
-func (c *counters) read(n int) {
+func (c *counters) readDone(n int) {
 	c.reads.Add(1)
 	c.readBytes.Add(int64(n))
 }
@@ -57,6 +59,19 @@ type Stat struct {
 	Corrupt, ReadErrors     int64 // reads that found damage; that the disk refused
 	BytesCompacted          int64 // copied
 	IndexReads              int64 // blocks of the index that were not in its cache
+	Yields                  int64 // how often the background waited for the foreground
+
+	// ReadTime is of gets, of a payload or a part of it; ApplyTime of batches with puts, until they are as durable as
+	// was asked for; DeleteTime of batches without. SyncTime is of the disk's syncs. Of the background's, only syncs.
+	ReadTime, ApplyTime, DeleteTime, SyncTime Latency
+}
+
+// GarbageRatio is the part of what the segments hold that is garbage, from 0 to 1.
+func (s *Stat) GarbageRatio() float64 {
+	if s.Live+s.Garbage <= 0 {
+		return 0
+	}
+	return float64(s.Garbage) / float64(s.Live+s.Garbage)
 }
 
 // Stat returns the state of the ASD.
@@ -67,6 +82,8 @@ func (a *ASD) Stat() Stat {
 		Puts: c.puts.Load(), Deletes: c.deletes.Load(), Reads: c.reads.Load(),
 		BytesWritten: c.written.Load(), BytesRead: c.readBytes.Load(), Syncs: c.syncs.Load(),
 		Corrupt: c.corrupt.Load(), ReadErrors: c.readErrors.Load(), BytesCompacted: c.compacted.Load(),
+		Yields: a.gate.yields.Load(), ReadTime: c.read.Summary(), ApplyTime: c.apply.Summary(),
+		DeleteTime: c.remove.Summary(), SyncTime: c.sync.Summary(),
 	}
 	a.table.RLock()
 	t := &a.table

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/sys/unix"
@@ -84,9 +85,11 @@ func (a *ASD) syncOnce() (uint64, error) {
 	t.RUnlock()
 	// Frames in segments before the active one were made durable when the segment was sealed.
 	if end > 0 {
+		began := time.Now()
 		if err := act.sync(end); err != nil {
 			return 0, a.fail(fmt.Errorf("sync segment %d: %w", act.seg.id, err))
 		}
+		a.counters.sync.Add(time.Since(began))
 		a.counters.syncs.Add(1)
 	}
 	if err := a.commitIndex(frames); err != nil {

@@ -42,10 +42,10 @@ const (
 
 // manyBatch is how many records the writers put at a time.
 const (
-	manyBatch   = 64
+	manyBatch   = 256
 	manyWriters = 8
 	manyLookups = 200_000
-	churnAcks   = 40_000 // batches of churn before it is killed; more than the index takes between two flushes
+	churnAcks   = 6400 // batches of churn before it is killed; more than the index takes between two flushes
 )
 
 // Run measures in a new folder below dir and removes it afterwards.
@@ -97,7 +97,7 @@ func (m Many) phase(ctx context.Context, phase, dir string) error {
 		if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
 			continue
 		}
-		if phase == phaseChurn && !killed && r.Name == rowAcks && r.Value >= min(churnAcks, float64(m.Records/manyBatch)) {
+		if phase == phaseChurn && !killed && r.Name == rowAcks && r.Value >= min(churnAcks, float64(m.Records/manyBatch/2)) {
 			killed = true
 			if err := c.Process.Kill(); err != nil {
 				return err
@@ -315,7 +315,7 @@ func (c *child) churn() error {
 	go func() {
 		n := 0
 		for range acks {
-			if n++; n%64 == 0 {
+			if n++; n%16 == 0 {
 				c.emit("", float64(n), rowAcks)
 			}
 		}
