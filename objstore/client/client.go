@@ -1,6 +1,6 @@
 // Package client puts, reads and deletes objects: it implements objstore.Namespace over disks.
 //
-// A put cuts the object into chunks, compresses, codes and checksums each, writes the fragments to
+// A put cuts the object into chunks, compresses, seals, codes and checksums each, writes the fragments to
 // different disks in parallel, and registers the manifest once c fragments of every chunk are durable.
 // A fragment whose disk fails is written to another; when too few disks are left for the policy, the
 // chunk is coded again by the next one. Fragments that are still being written when the object is
@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/erasure"
 	"github.com/gabionfs/gabion/objstore/frames"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
@@ -166,8 +167,9 @@ func (c *Client) setLate(at []nsm.Location, late bool) {
 
 // Namespace is one namespace of a client; it implements objstore.Namespace.
 type Namespace struct {
-	c   *Client
-	nsm *nsm.Manager
+	c    *Client
+	nsm  *nsm.Manager
+	keys atomic.Pointer[crypt.NamespaceKeys]
 }
 
 var _ objstore.Namespace = (*Namespace)(nil)

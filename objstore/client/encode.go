@@ -1,7 +1,10 @@
 package client
 
 import (
+	"github.com/zeebo/blake3"
+
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/frames"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
 	"github.com/gabionfs/gabion/objstore/internal/crc"
 	"github.com/gabionfs/gabion/objstore/manifest"
@@ -17,29 +20,48 @@ type coded struct {
 	info   []byte     // recovery information
 }
 
-// encode compresses and codes a chunk.
+// encode compresses, seals and codes a chunk.
 func (u *upload) encode(p objstore.Policy, number, version uint32, off int64, raw []byte) (*coded, error) {
 	c := u.s.c
 	code, err := c.codes.Get(p.K, p.M)
 	if err != nil {
 		return nil, err
 	}
-	buf := c.pool.Get(code.BufferLen(len(raw)))
-	stored, table, err := c.codec.Encode(buf.B, raw, u.preset.Compression)
+	e := &coded{chunk: manifest.Chunk{K: p.K, M: p.M, Number: number, Size: len(raw)}}
+	most := len(raw)
+	if u.sealer != nil {
+		most = frames.SealedLen(len(raw))
+		e.chunk.Encoding = u.encodings.Add(1) // every encoding is another: see package crypt
+	}
+	e.buf = c.pool.Get(code.BufferLen(most))
+	stored := 0
+	if u.sealer != nil {
+		stored, e.chunk.Frames, err = c.codec.EncodeSealed(e.buf.B, raw, u.preset.Compression, u.sealFrames(e.chunk.Encoding, off, len(raw)))
+	} else {
+		stored, e.chunk.Frames, err = c.codec.Encode(e.buf.B, raw, u.preset.Compression)
+	}
 	if err != nil {
-		buf.Release()
+		e.buf.Release()
 		return nil, err
 	}
-	e := &coded{buf: buf, chunk: manifest.Chunk{K: p.K, M: p.M, Number: number, Size: len(raw), Frames: table}}
-	e.shards = code.Split(buf.B[:code.BufferLen(stored)], stored)
+	e.shards = code.Split(e.buf.B[:code.BufferLen(stored)], stored)
 	if err := code.Encode(e.shards); err != nil {
-		buf.Release()
+		e.buf.Release()
 		return nil, err
 	}
 	e.checksum(p, version, stored)
-	e.info = (&manifest.Recovery{Name: u.name, ID: u.id.ID, Size: u.size, Compression: u.preset.Compression,
+	if u.preset.Checksum == objstore.ChecksumBLAKE3 {
+		e.chunk.Digest = digest(e.buf.B[:stored])
+	}
+	e.info = (&manifest.Recovery{Name: u.name, ID: u.id.ID, Size: u.size, Compression: u.preset.Compression, Seal: u.wrapped,
 		Chunks: u.chunks, Offset: off, Chunk: e.chunk}).Encode(nil)
 	return e, nil
+}
+
+// digest returns the BLAKE3-256 of a chunk as it is stored.
+func digest(p []byte) *manifest.Digest {
+	d := manifest.Digest(blake3.Sum256(p))
+	return &d
 }
 
 // checksum sums every fragment once, in blocks, and derives the sum of the chunk from that.
@@ -57,6 +79,9 @@ func (e *coded) checksum(p objstore.Policy, version uint32, stored int) {
 		e.chunk.Fragments[i] = manifest.Fragment{Version: version, Sum: crc.Join(e.sums[i], n)}
 	}
 	if e.chunk.Frames != nil {
+		if e.chunk.Frames.Sums == nil {
+			return // sealed: the sum of the content would tell something about it
+		}
 		e.sum = e.chunk.Frames.Sum(e.chunk.Size)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/manifest"
@@ -25,6 +26,9 @@ type gatherer struct {
 	m     *manifest.Manifest
 	index int
 	c     *manifest.Chunk
+
+	open   *crypt.Object // of a sealed object
+	offset int64         // of the chunk in the object
 
 	pieces  []*piece
 	detours []*detour

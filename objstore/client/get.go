@@ -64,6 +64,10 @@ func (s *Namespace) readObject(ctx context.Context, name string, m *manifest.Man
 	if off > m.Size || int64(len(p)) > m.Size-off {
 		return io.ErrUnexpectedEOF
 	}
+	open, err := s.opener(m)
+	if err != nil {
+		return err
+	}
 	var start int64
 	for i := range m.Chunks {
 		if len(p) == 0 {
@@ -73,7 +77,8 @@ func (s *Namespace) readObject(ctx context.Context, name string, m *manifest.Man
 		end := start + int64(c.Size)
 		if off < end {
 			n := int(min(int64(len(p)), end-off))
-			if err := s.readChunk(ctx, name, m, i, int(off-start), p[:n]); err != nil {
+			g := gatherer{s: s, name: name, m: m, index: i, c: c, open: open, offset: start}
+			if err := g.readChunk(ctx, int(off-start), p[:n]); err != nil {
 				return err
 			}
 			p, off = p[n:], off+int64(n)
@@ -83,13 +88,26 @@ func (s *Namespace) readObject(ctx context.Context, name string, m *manifest.Man
 	return nil
 }
 
-// readChunk reads p from offset off of chunk i as the user gave it.
-func (s *Namespace) readChunk(ctx context.Context, name string, m *manifest.Manifest, i, off int, p []byte) error {
-	g := gatherer{s: s, name: name, m: m, index: i, c: &m.Chunks[i]}
-	if g.c.Frames == nil {
-		return g.read(ctx, off, p)
+// readChunk reads p from offset off of the chunk as the user gave it.
+func (g *gatherer) readChunk(ctx context.Context, off int, p []byte) error {
+	if g.c.Frames != nil {
+		return g.readFrames(ctx, off, p)
 	}
-	return g.readFrames(ctx, off, p)
+	if err := g.read(ctx, off, p); err != nil {
+		return err
+	}
+	return g.checkDigest(p)
+}
+
+// checkDigest compares the chunk's digest, if it has one, with p, if that is all of the chunk as it is stored.
+func (g *gatherer) checkDigest(p []byte) error {
+	if g.c.Digest == nil || len(p) != g.c.Stored() {
+		return nil
+	}
+	if got := digest(p); *got != *g.c.Digest {
+		return &objstore.CorruptError{What: fmt.Sprintf("chunk %d", g.index), Err: fmt.Errorf("digest %x, the manifest says %x", got[:8], g.c.Digest[:8])}
+	}
+	return nil
 }
 
 // readFrames reads and decodes the frames that hold p.
@@ -111,6 +129,9 @@ func (g *gatherer) readFrames(ctx context.Context, off int, p []byte) error {
 	buf := g.s.c.pool.Get(n)
 	defer buf.Release()
 	if err := g.read(ctx, at, buf.B); err != nil {
+		return err
+	}
+	if err := g.checkDigest(buf.B); err != nil {
 		return err
 	}
 	enc := buf.B
@@ -151,15 +172,22 @@ func (g *gatherer) copyFrame(i int, data []byte, off int, p []byte) {
 // decodeFrame decodes frame i into its place in p, or into the cache when p has only a part of it.
 func (g *gatherer) decodeFrame(i int, enc []byte, off int, p []byte) error {
 	start, size := i*frames.Size, frames.DecodedLen(g.c.Size, i)
-	t := g.c.Frames
 	if start >= off && start+size <= off+len(p) {
-		return g.s.c.codec.Decode(p[start-off:start-off+size], enc, t.Sums[i], g.m.Compression)
+		return g.decode(i, p[start-off:][:size:size], enc)
 	}
 	data := make([]byte, size)
-	if err := g.s.c.codec.Decode(data, enc, t.Sums[i], g.m.Compression); err != nil {
+	if err := g.decode(i, data, enc); err != nil {
 		return err
 	}
 	g.copyFrame(i, data, off, p)
 	g.s.c.cache.put(g.frameKey(i), data)
 	return nil
+}
+
+// decode decodes frame i into dst, which has its length, and verifies it. enc may be used up.
+func (g *gatherer) decode(i int, dst, enc []byte) error {
+	if g.open != nil {
+		return g.openFrame(i, dst, enc)
+	}
+	return g.s.c.codec.Decode(dst, enc, g.c.Frames.Sums[i], g.m.Compression)
 }

@@ -64,7 +64,7 @@ func (s *Namespace) Heal(ctx context.Context, name string, o HealOptions) (Heale
 		return h, ignoreNotFound(err)
 	}
 	h.Spare = s.spare(m)
-	if o.Rewrite && h.Spare == 0 && h.NoPlace > 0 {
+	if o.Rewrite && h.Spare == 0 && h.NoPlace > 0 && s.readable(m) {
 		return h, s.rewrite(ctx, name, m, o, &h)
 	}
 	return h, nil
@@ -76,6 +76,9 @@ func ignoreNotFound(err error) error {
 	}
 	return err
 }
+
+// readable tells whether the content of an object can be had: whether the keys are there if it is sealed.
+func (s *Namespace) readable(m *manifest.Manifest) bool { return m.Seal == nil || s.keys.Load() != nil }
 
 // spare returns how many fragments the weakest chunk can lose, as the disks are now.
 func (s *Namespace) spare(m *manifest.Manifest) int {
@@ -324,7 +327,7 @@ func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) (manifest
 	}
 	key := c.key(i)
 	key.Version++
-	info := (&manifest.Recovery{Name: c.name, ID: c.m.ID, Size: c.m.Size, Compression: c.m.Compression,
+	info := (&manifest.Recovery{Name: c.name, ID: c.m.ID, Size: c.m.Size, Compression: c.m.Compression, Seal: c.m.Seal,
 		Chunks: len(c.m.Chunks), Offset: c.offset(), Chunk: *c.c}).Encode(nil)
 	data := c.shards[i]
 	err := c.do(ctx, d, func(dev objstore.Disk) error { return dev.PutFragment(ctx, key, info, data, sums) })

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/erasure"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
 	"github.com/gabionfs/gabion/objstore/internal/crc"
@@ -36,6 +37,10 @@ type upload struct {
 	first  int // index of the first policy to try
 
 	nextNumber atomic.Uint32 // for chunks beyond the plan
+
+	sealer    *crypt.Object  // nil: it is not encrypted
+	wrapped   *crypt.Wrapped // the key of sealer
+	encodings atomic.Uint32  // of chunks, so far
 
 	mu    sync.Mutex
 	parts []part
@@ -129,6 +134,9 @@ func (u *upload) writeAll(ctx context.Context, src *source) error {
 	if u.size == 0 {
 		return nil
 	}
+	if err := u.seal(); err != nil {
+		return err
+	}
 	p, err := u.s.c.place(ctx, &u.preset, u.first, nil, u.id.ID)
 	if err != nil {
 		return err
@@ -210,9 +218,11 @@ func (s share) release() {
 
 // manifest puts the chunks that were written together.
 func (u *upload) manifest() *manifest.Manifest {
-	m := &manifest.Manifest{ID: u.id.ID, Size: u.size, Compression: u.preset.Compression}
+	m := &manifest.Manifest{ID: u.id.ID, Size: u.size, Compression: u.preset.Compression, Seal: u.wrapped}
 	for _, p := range u.sorted() {
-		m.Sum = crc.Combine(m.Sum, p.sum, int64(p.chunk.Size))
+		if u.sealer == nil {
+			m.Sum = crc.Combine(m.Sum, p.sum, int64(p.chunk.Size))
+		}
 		m.Chunks = append(m.Chunks, p.chunk)
 	}
 	return m

@@ -8,6 +8,9 @@
 // A chunk is raw whenever compression does not pay. That is decided from a few sampled frames, so that
 // data that does not compress costs almost nothing. In a framed chunk each frame that does not shrink
 // is stored as it is.
+//
+// A chunk can be sealed frame by frame as well. It is always framed then; its frames carry their own proof of
+// integrity, and the table has no sums, which would tell who has no key about the content.
 package frames
 
 import (
@@ -30,7 +33,7 @@ const minChunk = 8 << 10
 // Table describes the frames of one chunk.
 type Table struct {
 	Lens []uint32 // encoded bytes; as long as the decoded frame: stored as it is
-	Sums []uint32 // CRC32C of the decoded frame
+	Sums []uint32 // CRC32C of the decoded frame; nil in a sealed chunk
 }
 
 // Len returns the number of encoded bytes.
@@ -107,12 +110,9 @@ func (c *Codec) Encode(dst, src []byte, how objstore.Compression) (int, *Table, 
 	for rest := src; len(rest) > 0; {
 		frame := rest[:min(Size, len(rest))]
 		rest = rest[len(frame):]
-		enc, err := c.encode(*scratch, frame, how)
+		enc, err := c.shrink(*scratch, frame, how)
 		if err != nil {
 			return 0, nil, err
-		}
-		if len(enc) > worthwhile(len(frame)) {
-			enc = frame
 		}
 		at += copy(dst[at:], enc)
 		t.Lens = append(t.Lens, uint32(len(enc)))
@@ -122,6 +122,63 @@ func (c *Codec) Encode(dst, src []byte, how objstore.Compression) (int, *Table, 
 		return copy(dst, src), nil, nil
 	}
 	return at, t, nil
+}
+
+// shrink returns the encoding of a frame, which is the frame itself when compression does not pay.
+func (c *Codec) shrink(scratch, frame []byte, how objstore.Compression) ([]byte, error) {
+	enc, err := c.encode(scratch, frame, how)
+	if err != nil {
+		return nil, err
+	}
+	if len(enc) > worthwhile(len(frame)) {
+		enc = frame
+	}
+	return enc, nil
+}
+
+// Sealer seals frames: it appends content, the encoding of frame number i, to dst, and adds Overhead bytes.
+type Sealer func(dst, content []byte, i int) []byte
+
+// Overhead is how much longer a sealed frame is.
+const Overhead = 16
+
+// SealedLen returns the most bytes that a chunk of size bytes takes when it is sealed.
+func SealedLen(size int) int { return size + Overhead*Count(size) }
+
+// EncodeSealed is Encode with every frame sealed. dst has SealedLen(len(src)) bytes.
+func (c *Codec) EncodeSealed(dst, src []byte, how objstore.Compression, seal Sealer) (int, *Table, error) {
+	pays, err := c.pays(src, how)
+	if err != nil {
+		return 0, nil, err
+	}
+	scratch := c.buffer()
+	defer c.scratch.Put(scratch)
+	t := &Table{Lens: make([]uint32, Count(len(src)))}
+	at := 0
+	for i := range t.Lens {
+		enc := src[i*Size:]
+		enc = enc[:min(Size, len(enc))]
+		if pays {
+			if enc, err = c.shrink(*scratch, enc, how); err != nil {
+				return 0, nil, err
+			}
+		}
+		if at+len(enc)+Overhead > len(dst) {
+			return 0, nil, fmt.Errorf("frames: a buffer of %d bytes for a sealed chunk of %d", len(dst), len(src))
+		}
+		n := len(seal(dst[at:at], enc, i))
+		t.Lens[i] = uint32(n)
+		at += n
+	}
+	return at, t, nil
+}
+
+// Expand is Decode without a sum, of a frame whose integrity is known.
+func (c *Codec) Expand(dst, enc []byte, how objstore.Compression) error {
+	if err := c.decode(dst, enc, how); err != nil {
+		return &objstore.CorruptError{What: "frame", Err: err}
+	}
+	return nil
 }
 
 // worthwhile is the longest encoding of n bytes that is worth the decoding.

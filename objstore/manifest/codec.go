@@ -4,35 +4,66 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/frames"
 	"github.com/gabionfs/gabion/objstore/internal/crc"
 )
 
 const (
-	magic   = "GM"
-	version = 1
+	magic  = "GM"
+	plain  = 1 // version
+	sealed = 2 // version: encryption, digests
 
 	flagSameCode = 1
 	flagFramed   = 2
 	flagNumbered = 4
+	flagSealed   = 8
+	flagWhole    = 16 // sealed, frames as long as can be
+	flagDigest   = 32
+
+	plainFlags  = flagSameCode | flagFramed | flagNumbered
+	sealedFlags = plainFlags | flagSealed | flagWhole | flagDigest
 )
+
+// versionOf returns the oldest version that can say what an object has.
+func versionOf(seal *crypt.Wrapped, chunks ...Chunk) byte {
+	if seal != nil || slices.ContainsFunc(chunks, func(c Chunk) bool { return c.Digest != nil }) {
+		return sealed
+	}
+	return plain
+}
+
+// appendSeal appends what version 2 says of encryption.
+func appendSeal(b []byte, w *crypt.Wrapped) []byte {
+	if w == nil {
+		return append(b, byte(objstore.EncryptNone))
+	}
+	b = append(b, byte(objstore.EncryptAES))
+	b = binary.AppendUvarint(b, uint64(w.Key))
+	return append(b, w.Box[:]...)
+}
 
 // Encode appends the manifest's bytes to b.
 func (m *Manifest) Encode(b []byte) []byte {
 	start := len(b)
+	v := versionOf(m.Seal, m.Chunks...)
 	b = append(b, magic...)
-	b = append(b, version)
+	b = append(b, v)
 	b = binary.AppendUvarint(b, m.ID)
 	b = binary.AppendUvarint(b, uint64(m.Size))
 	b = binary.LittleEndian.AppendUint32(b, m.Sum)
 	b = append(b, byte(m.Compression))
+	if v == sealed {
+		b = appendSeal(b, m.Seal)
+	}
 	b = binary.AppendUvarint(b, uint64(len(m.Chunks)))
 	var k, mm int
 	for i := range m.Chunks {
 		c := &m.Chunks[i]
-		b = c.encodeShape(b, c.K == k && c.M == mm, i)
+		b = c.encodeShape(b, c.K == k && c.M == mm, i, m.Seal != nil)
 		k, mm = c.K, c.M
 		for _, f := range c.Fragments {
 			at := uint64(f.Disk) << 1
@@ -48,13 +79,21 @@ func (m *Manifest) Encode(b []byte) []byte {
 }
 
 // encodeShape appends all of a chunk but its fragments; at is its place in the object.
-func (c *Chunk) encodeShape(b []byte, sameCode bool, at int) []byte {
+func (c *Chunk) encodeShape(b []byte, sameCode bool, at int, isSealed bool) []byte {
 	var flags byte
 	if sameCode {
 		flags |= flagSameCode
 	}
-	if c.Frames != nil {
+	switch {
+	case isSealed && c.whole():
+		flags |= flagWhole
+	case isSealed:
+		flags |= flagSealed
+	case c.Frames != nil:
 		flags |= flagFramed
+	}
+	if c.Digest != nil {
+		flags |= flagDigest
 	}
 	if int64(c.Number) != int64(at) {
 		flags |= flagNumbered
@@ -67,14 +106,25 @@ func (c *Chunk) encodeShape(b []byte, sameCode bool, at int) []byte {
 		b = binary.AppendUvarint(b, uint64(c.Number))
 	}
 	b = binary.AppendUvarint(b, uint64(c.Size))
-	if c.Frames != nil {
+	if isSealed {
+		b = binary.AppendUvarint(b, uint64(c.Encoding))
+	}
+	if flags&(flagFramed|flagSealed) != 0 {
 		for i, l := range c.Frames.Lens {
 			b = binary.AppendUvarint(b, uint64(l))
-			b = binary.LittleEndian.AppendUint32(b, c.Frames.Sums[i])
+			if !isSealed {
+				b = binary.LittleEndian.AppendUint32(b, c.Frames.Sums[i])
+			}
 		}
+	}
+	if c.Digest != nil {
+		b = append(b, c.Digest[:]...)
 	}
 	return b
 }
+
+// whole tells whether no frame of a sealed chunk is compressed.
+func (c *Chunk) whole() bool { return c.Frames.Len() == frames.SealedLen(c.Size) }
 
 // Decode reads an encoded manifest. Damage is a *objstore.CorruptError.
 func Decode(b []byte) (*Manifest, error) {
@@ -91,6 +141,7 @@ func decode(b []byte) (*Manifest, error) {
 		return nil, err
 	}
 	m := &Manifest{ID: r.uvarint(), Size: int64(r.uvarint()), Sum: r.u32(), Compression: objstore.Compression(r.u8())}
+	m.Seal = r.seal()
 	if m.Size < 0 || m.Size > objstore.MaxObject {
 		return nil, fmt.Errorf("size %d", m.Size)
 	}
@@ -108,7 +159,9 @@ func decode(b []byte) (*Manifest, error) {
 			return nil, fmt.Errorf("chunk %d: %w", i, err)
 		}
 		k, mm = c.K, c.M
-		total += int64(c.Size)
+		if total += int64(c.Size); total > m.Size {
+			return nil, fmt.Errorf("chunks of more than %d bytes", m.Size)
+		}
 		if r.fragments(c); r.err != nil {
 			return nil, fmt.Errorf("chunk %d: %w", i, r.err)
 		}
@@ -118,6 +171,8 @@ func decode(b []byte) (*Manifest, error) {
 		return nil, r.err
 	case len(r.b) != 0:
 		return nil, fmt.Errorf("%d bytes too many", len(r.b))
+	case versionOf(m.Seal, m.Chunks...) != r.version:
+		return nil, fmt.Errorf("version %d for what needs none", r.version)
 	case total != m.Size:
 		return nil, fmt.Errorf("chunks of %d bytes in an object of %d", total, m.Size)
 	}
@@ -126,8 +181,10 @@ func decode(b []byte) (*Manifest, error) {
 
 // reader takes an encoding apart; the first error sticks.
 type reader struct {
-	b   []byte
-	err error
+	version byte
+	sealed  bool // there is a data key
+	b       []byte
+	err     error
 }
 
 var errShort = errors.New("it ends too early")
@@ -141,10 +198,42 @@ func open(b []byte, magic string) (*reader, error) {
 	if got, want := crc.Sum(body), binary.LittleEndian.Uint32(tail); got != want {
 		return nil, fmt.Errorf("checksum %08x, expected %08x", got, want)
 	}
-	if v := b[len(magic)]; v != version {
-		return nil, fmt.Errorf("version %d, this program knows %d", v, version)
+	v := b[len(magic)]
+	if v < plain || v > sealed {
+		return nil, fmt.Errorf("version %d, this program knows up to %d", v, sealed)
 	}
-	return &reader{b: body[len(magic)+1:]}, nil
+	return &reader{version: v, b: body[len(magic)+1:]}, nil
+}
+
+// seal reads what version 2 says of encryption.
+func (r *reader) seal() *crypt.Wrapped {
+	if r.version == plain {
+		return nil
+	}
+	switch e := objstore.Encryption(r.u8()); {
+	case r.err != nil || e == objstore.EncryptNone:
+		return nil
+	case e != objstore.EncryptAES:
+		r.fail(fmt.Errorf("encryption %d", e))
+		return nil
+	}
+	w := &crypt.Wrapped{}
+	key := r.uvarint()
+	if key < 1 || key > 1<<32-1 {
+		r.fail(fmt.Errorf("key %d", key))
+	}
+	w.Key = uint32(key)
+	r.bytes(w.Box[:])
+	r.sealed = true
+	return w
+}
+
+func (r *reader) bytes(p []byte) {
+	if len(r.b) < len(p) {
+		r.fail(errShort)
+		return
+	}
+	r.b = r.b[copy(p, r.b):]
 }
 
 func (r *reader) uvarint() uint64 {
@@ -187,8 +276,8 @@ func (r *reader) fail(err error) {
 // shape reads all of a chunk but its fragments; k and m are those of the chunk before, at its place.
 func (r *reader) shape(c *Chunk, k, m, at int) error {
 	flags := r.u8()
-	if flags&^(flagSameCode|flagFramed|flagNumbered) != 0 {
-		return fmt.Errorf("flags %x", flags)
+	if err := r.checkFlags(flags); err != nil {
+		return err
 	}
 	if flags&flagSameCode == 0 {
 		k, m = int(r.u8()), int(r.u8())
@@ -209,10 +298,45 @@ func (r *reader) shape(c *Chunk, k, m, at int) error {
 		return fmt.Errorf("%d bytes", size)
 	}
 	c.Size = int(size)
-	if flags&flagFramed != 0 {
+	if r.sealed {
+		encoding := r.uvarint()
+		if encoding > 1<<32-1 {
+			return fmt.Errorf("encoding %d", encoding)
+		}
+		c.Encoding = uint32(encoding)
+	}
+	switch {
+	case flags&flagFramed != 0:
 		r.frames(c)
+	case flags&(flagSealed|flagWhole) != 0:
+		r.sealedFrames(c, flags&flagWhole != 0)
+	}
+	if flags&flagDigest != 0 {
+		c.Digest = new(Digest)
+		r.bytes(c.Digest[:])
 	}
 	return r.err
+}
+
+// checkFlags refuses flags that the version does not have, or that contradict each other or the data key.
+func (r *reader) checkFlags(flags byte) error {
+	known := byte(plainFlags)
+	if r.version == sealed {
+		known = sealedFlags
+	}
+	how := 0 // ways in which the frames are said to be
+	for _, f := range []byte{flagFramed, flagSealed, flagWhole} {
+		if flags&f != 0 {
+			how++
+		}
+	}
+	switch isSealed := flags&(flagSealed|flagWhole) != 0; {
+	case r.err != nil:
+		return r.err
+	case flags&^known != 0, how > 1, isSealed != r.sealed:
+		return fmt.Errorf("flags %x", flags)
+	}
+	return nil
 }
 
 // MaxChunk is the largest chunk that is accepted, in bytes.
@@ -233,6 +357,30 @@ func (r *reader) frames(c *Chunk) {
 		t.Lens[i], t.Sums[i] = uint32(l), r.u32()
 	}
 	c.Frames = t
+}
+
+// sealedFrames reads the lengths of sealed frames, or derives them when none is compressed.
+func (r *reader) sealedFrames(c *Chunk, whole bool) {
+	count := frames.Count(c.Size)
+	if !whole && count > len(r.b) {
+		r.fail(errShort)
+		return
+	}
+	t := &frames.Table{Lens: make([]uint32, count)}
+	for i := range t.Lens {
+		most := uint64(frames.DecodedLen(c.Size, i) + frames.Overhead)
+		l := most
+		if !whole {
+			l = r.uvarint()
+		}
+		if r.err == nil && (l <= frames.Overhead || l > most) {
+			r.fail(fmt.Errorf("sealed frame %d of %d bytes", i, l))
+		}
+		t.Lens[i] = uint32(l)
+	}
+	if c.Frames = t; r.err == nil && !whole && c.whole() {
+		r.fail(errors.New("sealed frames that are whole, and do not say so"))
+	}
 }
 
 func (r *reader) fragments(c *Chunk) {

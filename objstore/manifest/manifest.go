@@ -23,6 +23,18 @@
 //	    u32      sum           CRC32C of the fragment
 //	u32      CRC32C of everything before
 //
+// Version 2 is written for objects that are encrypted or have digests, and for no others. It differs in this:
+//
+//	u32      sum               0 in an encrypted object: it would tell who has no key about the content
+//	u8       encryption        after compression: 0 none, 1 aes-256-gcm; if 1:
+//	  uvarint  key             version of the namespace's key that the data key is sealed with
+//	  72 bytes                 the data key, sealed (package crypt)
+//	per chunk:
+//	  u8       flags           also 8: sealed; 16: sealed, and no frame is compressed; 32: digest
+//	  [uvarint encoding]       after size, if flag 8 or 16 (package crypt, frames)
+//	  [frames, if flag 8]      the lengths only
+//	  [32 bytes, if flag 32]   BLAKE3-256 of the chunk as it is stored, before coding
+//
 // The stored length of a chunk is its size, or the sum of its frames; the length of its fragments
 // follows from that and k. The same form, with one chunk and its place, is the recovery information
 // beside every fragment (see Recovery).
@@ -32,6 +44,7 @@ import (
 	"slices"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/erasure"
 	"github.com/gabionfs/gabion/objstore/frames"
 )
@@ -40,8 +53,9 @@ import (
 type Manifest struct {
 	ID          uint64
 	Size        int64  // bytes as the user gave them
-	Sum         uint32 // CRC32C of those bytes
+	Sum         uint32 // CRC32C of those bytes; 0 when the object is sealed
 	Compression objstore.Compression
+	Seal        *crypt.Wrapped // the data key of a sealed object; nil: it is not
 	Chunks      []Chunk
 }
 
@@ -52,8 +66,13 @@ type Chunk struct {
 	Number    uint32        // in fragment keys; its place in the object unless a part was coded again
 	Size      int           // bytes as the user gave them
 	Frames    *frames.Table // nil: raw
+	Encoding  uint32        // of a sealed object: see package crypt
+	Digest    *Digest       // nil: there is none
 	Fragments []Fragment    // K+M
 }
+
+// Digest is the BLAKE3-256 of a chunk as it is stored, before coding.
+type Digest [32]byte
 
 // Fragment says where one fragment is.
 type Fragment struct {
@@ -144,11 +163,17 @@ func (m *Manifest) Clone() *Manifest {
 
 // Memory estimates the bytes that the manifest takes in memory, for caches.
 func (m *Manifest) Memory() int {
-	n := 96 + 72*len(m.Chunks)
+	n := 104 + 88*len(m.Chunks)
+	if m.Seal != nil {
+		n += 80
+	}
 	for i := range m.Chunks {
 		n += 16 * len(m.Chunks[i].Fragments)
 		if t := m.Chunks[i].Frames; t != nil {
 			n += 48 + 8*len(t.Lens)
+		}
+		if m.Chunks[i].Digest != nil {
+			n += len(Digest{})
 		}
 	}
 	return n

@@ -126,7 +126,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(b[:len(b)-4])
 	f.Add([]byte("GM\x01\x01\xff\xff\xff\xff\x7f0000\x00\xff\xff\xff\xff\xff\xff\xff\x7f"))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		m, err := Decode(sealed(body))
+		m, err := Decode(summed(body))
 		if err != nil {
 			return
 		}
@@ -142,7 +142,7 @@ func FuzzDecodeRecovery(f *testing.F) {
 	b := r.Encode(nil)
 	f.Add(b[:len(b)-4])
 	f.Fuzz(func(t *testing.T, body []byte) {
-		r, err := DecodeRecovery(sealed(body))
+		r, err := DecodeRecovery(summed(body))
 		if err != nil {
 			return
 		}
@@ -153,6 +153,6 @@ func FuzzDecodeRecovery(f *testing.F) {
 	})
 }
 
-func sealed(body []byte) []byte {
+func summed(body []byte) []byte {
 	return binary.LittleEndian.AppendUint32(bytes.Clone(body), crc.Sum(body))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/internal/crc"
 )
 
@@ -22,12 +23,16 @@ import (
 //	shape of this chunk    as in a manifest
 //	u32      CRC32C of everything before
 //
+// Version 2, as of manifests: encryption and data key come after compression. The data key is sealed with the key
+// that was the namespace's when the fragment was written.
+//
 // Namespace, chunk, fragment and version are in the fragment's key.
 type Recovery struct {
 	Name        string
 	ID          uint64
 	Size        int64
 	Compression objstore.Compression
+	Seal        *crypt.Wrapped // as of a Manifest
 	Chunks      int
 	Offset      int64
 	Chunk       Chunk // without fragments
@@ -37,22 +42,26 @@ const recoveryMagic = "GR"
 
 // Manifest returns the manifest of the object as far as it follows from this: all but its sum and its chunks.
 func (r *Recovery) Manifest() *Manifest {
-	return &Manifest{ID: r.ID, Size: r.Size, Compression: r.Compression}
+	return &Manifest{ID: r.ID, Size: r.Size, Compression: r.Compression, Seal: r.Seal}
 }
 
 // Encode appends the recovery information's bytes to b.
 func (r *Recovery) Encode(b []byte) []byte {
 	start := len(b)
+	v := versionOf(r.Seal, r.Chunk)
 	b = append(b, recoveryMagic...)
-	b = append(b, version)
+	b = append(b, v)
 	b = binary.AppendUvarint(b, uint64(len(r.Name)))
 	b = append(b, r.Name...)
 	b = binary.AppendUvarint(b, r.ID)
 	b = binary.AppendUvarint(b, uint64(r.Size))
 	b = append(b, byte(r.Compression))
+	if v == sealed {
+		b = appendSeal(b, r.Seal)
+	}
 	b = binary.AppendUvarint(b, uint64(r.Chunks))
 	b = binary.AppendUvarint(b, uint64(r.Offset))
-	b = r.Chunk.encodeShape(b, false, 0)
+	b = r.Chunk.encodeShape(b, false, 0, r.Seal != nil)
 	return binary.LittleEndian.AppendUint32(b, crc.Sum(b[start:]))
 }
 
@@ -78,6 +87,7 @@ func decodeRecovery(b []byte) (*Recovery, error) {
 	r.b = r.b[n:]
 	out.ID, out.Size = r.uvarint(), int64(r.uvarint())
 	out.Compression = objstore.Compression(r.u8())
+	out.Seal = r.seal()
 	chunks := r.uvarint()
 	out.Offset = int64(r.uvarint())
 	if out.Size < 0 || out.Size > objstore.MaxObject || out.Offset < 0 || out.Offset > out.Size || chunks > objstore.MaxObject {
@@ -89,6 +99,9 @@ func decodeRecovery(b []byte) (*Recovery, error) {
 	}
 	if len(r.b) != 0 {
 		return nil, fmt.Errorf("%d bytes too many", len(r.b))
+	}
+	if versionOf(out.Seal, out.Chunk) != r.version {
+		return nil, fmt.Errorf("version %d for what needs none", r.version)
 	}
 	return out, nil
 }
