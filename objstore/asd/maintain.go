@@ -44,6 +44,7 @@ func (a *ASD) maintain() {
 		if err := a.reclaim(); err != nil {
 			a.log.Warn("compaction", "error", err)
 		}
+		a.counters.rounds.Add(1)
 	}
 }
 

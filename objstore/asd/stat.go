@@ -15,7 +15,7 @@ type counters struct {
 	puts, deletes                atomic.Int64
 	reads, readBytes, readErrors atomic.Int64
 	corrupt, compacted, compacts atomic.Int64
-	freedSegment                 atomic.Int64
+	freedSegment, rounds         atomic.Int64
 
 	read, apply, remove, sync Histogram // how long they took, in the foreground
 }
@@ -58,6 +58,7 @@ type Stat struct {
 	Syncs                   int64
 	Corrupt, ReadErrors     int64 // reads that found damage; that the disk refused
 	BytesCompacted          int64 // copied
+	Compactions             int64 // segments that were emptied
 	IndexReads              int64 // blocks of the index that were not in its cache
 	Yields                  int64 // how often the background waited for the foreground
 
@@ -67,7 +68,7 @@ type Stat struct {
 }
 
 // GarbageRatio is the part of what the segments hold that is garbage, from 0 to 1.
-func (s *Stat) GarbageRatio() float64 {
+func (s Stat) GarbageRatio() float64 {
 	if s.Live+s.Garbage <= 0 {
 		return 0
 	}
@@ -81,7 +82,7 @@ func (a *ASD) Stat() Stat {
 		Capacity: a.capacity, Failed: a.Err(),
 		Puts: c.puts.Load(), Deletes: c.deletes.Load(), Reads: c.reads.Load(),
 		BytesWritten: c.written.Load(), BytesRead: c.readBytes.Load(), Syncs: c.syncs.Load(),
-		Corrupt: c.corrupt.Load(), ReadErrors: c.readErrors.Load(), BytesCompacted: c.compacted.Load(),
+		Corrupt: c.corrupt.Load(), ReadErrors: c.readErrors.Load(), BytesCompacted: c.compacted.Load(), Compactions: c.compacts.Load(),
 		Yields: a.gate.yields.Load(), ReadTime: c.read.Summary(), ApplyTime: c.apply.Summary(),
 		DeleteTime: c.remove.Summary(), SyncTime: c.sync.Summary(),
 	}
