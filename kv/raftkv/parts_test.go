@@ -130,11 +130,11 @@ func TestCutFlush(t *testing.T) {
 // snapshotOf returns the state in what the member would send to another one.
 func snapshotOf(t *testing.T, s *Store) state {
 	t.Helper()
-	v, st, err := s.snaps.wholeView()
+	g, st, err := s.pinWhole()
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.close()
+	s.unpin(g)
 	return st
 }
 
