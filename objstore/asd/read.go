@@ -171,53 +171,65 @@ func (a *ASD) Range(ctx context.Context, from, to []byte, o RangeOptions) (list 
 	if o.Limit <= 0 {
 		o.Limit = 1000
 	}
+	found, err := a.entries(from, to, func(list []found) bool { return len(list) <= o.Limit })
+	if err != nil {
+		return nil, false, err
+	}
+	if more = len(found) > o.Limit; more {
+		found = found[:o.Limit]
+	}
+	for _, f := range found {
+		list = append(list, Head{Key: f.key, Version: f.e.seq, Size: int64(f.e.size)})
+	}
+	if o.Info {
+		err = a.addInfo(ctx, &list)
+	}
+	return list, more, err
+}
+
+// found is a record of a range.
+type found struct {
+	key []byte
+	e   *entry
+}
+
+// entries returns the records with from <= key < to in ascending order of keys, for as long as more says so of
+// what there is.
+func (a *ASD) entries(from, to []byte, more func([]found) bool) (list []found, err error) {
 	if to != nil && bytes.Compare(from, to) >= 0 {
-		return nil, false, nil
+		return nil, nil
 	}
 	pending := a.pendingRange(from, to)
 	saved := pending
-	next := func() (h Head, ok bool) {
+	next := func() {
 		p := pending[0]
 		pending = pending[1:]
-		if p.cur == nil {
-			return Head{}, false
+		if p.cur != nil {
+			list = append(list, found{[]byte(p.key), p.cur})
 		}
-		return Head{Key: []byte(p.key), Version: p.cur.seq, Size: int64(p.cur.size)}, true
 	}
 	// What is pending now may reach the index before the scan does; its op says the same then.
 	err = a.withIndex(func(x *index) error {
 		list, pending = list[:0], saved
 		return x.scan(from, to, func(key []byte, e *entry) (bool, error) {
 			for len(pending) > 0 && pending[0].key < string(key) {
-				if h, ok := next(); ok {
-					list = append(list, h)
-				}
+				next()
 			}
 			if len(pending) > 0 && pending[0].key == string(key) {
-				if h, ok := next(); ok {
-					list = append(list, h)
-				}
+				next()
 			} else {
-				list = append(list, Head{Key: bytes.Clone(key), Version: e.seq, Size: int64(e.size)})
+				list = append(list, found{bytes.Clone(key), e})
 			}
-			return len(list) <= o.Limit, nil
+			return more(list), nil
 		})
 	})
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	for len(pending) > 0 && len(list) <= o.Limit {
-		if h, ok := next(); ok {
-			list = append(list, h)
-		}
+	for len(pending) > 0 && more(list) {
+		next()
 	}
-	if more = len(list) > o.Limit; more {
-		list = list[:o.Limit]
-	}
-	if o.Info {
-		err = a.addInfo(ctx, &list)
-	}
-	return list, more, err
+	return list, nil
 }
 
 // pendingRange returns the pending ops of a range in order of keys.
