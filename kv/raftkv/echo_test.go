@@ -10,7 +10,7 @@ import (
 // TestEcho: a member's time comes back to it only when a quorum has followed the leader since, with a commit
 // index that was read after that, and counts from when the member sent it.
 func TestEcho(t *testing.T) {
-	lead, member, third := newLink(newLoneTransport("a")), newLink(newLoneTransport("b")), newLink(newLoneTransport("c"))
+	lead, member, third := newLink(newLoneTransport("a"), new(holds)), newLink(newLoneTransport("b"), new(holds)), newLink(newLoneTransport("c"), new(holds))
 	defer lead.stop()
 	defer member.stop()
 	defer third.stop()

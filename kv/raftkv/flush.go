@@ -75,10 +75,11 @@ func (s *Store) flushDue() bool {
 		return false
 	default:
 	}
+	held := s.holds.first(s.wal.Bytes()) != 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.active.bytes > s.opts.FlushBytes ||
-		s.snapshotLag > 0 && s.wal.Bytes() > s.opts.MinLog+2*s.opts.FlushBytes+6*s.opts.SegmentBytes
+		s.snapshotLag > 0 && !held && s.wal.Bytes() > s.opts.MinLog+2*s.opts.FlushBytes+6*s.opts.SegmentBytes
 }
 
 // compact flushes by way of a raft snapshot, which then truncates the log. Raft refuses one while a

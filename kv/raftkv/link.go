@@ -22,6 +22,7 @@ type link struct {
 	done    sync.WaitGroup
 
 	stamps stamper
+	holds  *holds
 
 	mu     sync.Mutex
 	heard  map[raft.ServerID]time.Time
@@ -47,9 +48,9 @@ var (
 	errNoPreVote = errors.New("raftkv: the transport knows no pre-votes")
 )
 
-func newLink(inner raft.Transport) *link {
+func newLink(inner raft.Transport, h *holds) *link {
 	l := &link{
-		Transport: inner, in: make(chan raft.RPC), quit: make(chan struct{}), stamps: newStamper(),
+		Transport: inner, in: make(chan raft.RPC), quit: make(chan struct{}), stamps: newStamper(), holds: h,
 		heard: map[raft.ServerID]time.Time{}, echoes: map[raft.ServerID]*echo{},
 	}
 	l.done.Go(l.forward)
@@ -214,6 +215,7 @@ func (l *link) AppendEntries(id raft.ServerID, to raft.ServerAddress, q *raft.Ap
 		return err
 	}
 	l.carry(id, q)
+	l.holds.advance(id, q.PrevLogEntry)
 	defer l.arm(id, q.Term)
 	return l.ask(id, func() error { return l.Transport.AppendEntries(id, to, q, a) })
 }
@@ -232,6 +234,9 @@ func (l *link) RequestPreVote(id raft.ServerID, to raft.ServerAddress, q *raft.R
 }
 
 func (l *link) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, q *raft.InstallSnapshotRequest, a *raft.InstallSnapshotResponse, data io.Reader) error {
+	if f, ok := data.(*sentSnapshot); ok {
+		l.holds.to(f.hold, id)
+	}
 	return l.ask(id, func() error { return l.Transport.InstallSnapshot(id, to, q, a, data) })
 }
 

@@ -36,7 +36,7 @@ func TestPipelineOfRefusals(t *testing.T) {
 			}
 		}
 	}()
-	l := newLink(transport())
+	l := newLink(transport(), new(holds))
 	defer l.stop()
 	p, err := l.AppendEntriesPipeline("peer", peer.LocalAddr())
 	if err != nil {

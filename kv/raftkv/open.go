@@ -104,14 +104,14 @@ func (s *Store) startRaft() (lone bool, err error) {
 		local = newLoneTransport(s.opts.ID)
 		trans = local
 	} else {
-		s.link = newLink(s.opts.Transport)
+		s.link = newLink(s.opts.Transport, &s.holds)
 		cfg.PreVoteDisabled = !s.link.canPreVote()
 		trans = s.link
 	}
 	if err := s.bootstrap(cfg, trans); err != nil {
 		return false, fmt.Errorf("raftkv: bootstrap: %w", err)
 	}
-	if s.raft, err = raft.NewRaft(cfg, fsm{s}, retained{s.wal, s.opts.MinLog}, s.wal, s.snaps, trans); err != nil {
+	if s.raft, err = raft.NewRaft(cfg, fsm{s}, retained{s.wal, s.opts.MinLog, &s.holds}, s.wal, s.snaps, trans); err != nil {
 		return false, fmt.Errorf("raftkv: start: %w", err)
 	}
 	switch lone = s.isLone(); {

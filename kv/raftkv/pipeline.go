@@ -57,6 +57,7 @@ func (p *pipeline) AppendEntries(q *raft.AppendEntriesRequest, a *raft.AppendEnt
 		return nil, errSilent
 	}
 	p.link.carry(p.id, q)
+	p.link.holds.advance(p.id, q.PrevLogEntry)
 	defer p.link.arm(p.id, q.Term)
 	return p.AppendPipeline.AppendEntries(q, a)
 }

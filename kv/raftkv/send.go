@@ -35,13 +35,15 @@ func (s *Store) openSnapshot() (*raft.SnapshotMeta, io.ReadCloser, error) {
 		s.unpin(g)
 		return nil, nil, err
 	}
+	h := s.holds.add(meta.Index+1, meta.Size)
 	if err = s.writeSnapshot(&sliceFile{file: f}, g); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err == nil {
 		s.unpin(g)
-		return meta, &sentSnapshot{f, courtesy{store: s}}, nil
+		return meta, &sentSnapshot{f, h, courtesy{store: s}}, nil
 	}
+	s.holds.drop(h)
 	_ = f.Close()
 	if !errors.Is(err, unix.ENOSPC) {
 		s.unpin(g)
@@ -59,6 +61,7 @@ func (s *Store) openSnapshot() (*raft.SnapshotMeta, io.ReadCloser, error) {
 // sentSnapshot is a spool file that is being sent.
 type sentSnapshot struct {
 	file *os.File
+	hold *hold
 	courtesy
 }
 
@@ -71,7 +74,11 @@ func (f *sentSnapshot) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (f *sentSnapshot) Close() error { return f.file.Close() }
+func (f *sentSnapshot) Close() error {
+	last, _ := f.store.wal.LastIndex()
+	f.store.holds.sent(f.hold, last)
+	return f.file.Close()
+}
 
 // pinWhole pins a generation that is a whole picture without the memory tables, as it is between
 // flushes. A flush that is under way is waited for only while it writes: before that it waits for commits, and

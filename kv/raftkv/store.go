@@ -33,6 +33,7 @@ type Store struct {
 	link   *link // to the peers; nil without a network
 	opened time.Time
 	replay uint64 // the last log entry that was there when the store was opened
+	holds  holds
 
 	raftStopped sync.Once
 	raftStop    raft.Future
