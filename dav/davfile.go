@@ -27,6 +27,30 @@ var (
 	_ webdav.DeadPropsHolder = (*davFile)(nil)
 )
 
+// maxReplaced is how often a file may be replaced while it is being opened.
+const maxReplaced = 100
+
+// open begins to read the content. A file that was replaced since its name was resolved is no longer there,
+// while the name always was: the name is resolved again.
+func (f *davFile) open() (err error) {
+	for range maxReplaced {
+		ino := f.info.attr.Ino
+		if f.content, err = f.fs.h.readers.begin(f.ctx, ino); err == nil {
+			f.info = &fileInfo{path: f.info.path, name: f.info.name, attr: f.content.attr}
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		n, again := f.fs.h.existing(f.ctx, f.info.path)
+		if again != nil || n.attr.Ino == ino || !n.attr.IsRegular() {
+			return err
+		}
+		f.info = &fileInfo{path: f.info.path, name: n.name, attr: n.attr}
+	}
+	return err
+}
+
 func (f *davFile) Stat() (os.FileInfo, error) { return f.info, nil }
 
 func (f *davFile) Close() error {

@@ -97,10 +97,9 @@ func (f *davFS) OpenFile(ctx context.Context, p string, flag int, _ os.FileMode)
 	}
 	file := &davFile{ctx: ctx, fs: f, info: fi}
 	if m := f.rq.r.Method; (m == http.MethodGet || m == http.MethodHead) && fi.attr.IsRegular() {
-		if file.content, err = f.h.readers.begin(ctx, fi.attr.Ino); err != nil {
+		if err := file.open(); err != nil {
 			return nil, f.keep(err)
 		}
-		file.info = &fileInfo{path: fi.path, name: fi.name, attr: file.content.attr}
 	}
 	return file, nil
 }

@@ -223,6 +223,14 @@ type faultFS struct {
 	rmdir   func(name string) error
 	xattr   func(ino fs.Ino) error
 	readDir func(ino fs.Ino) error
+	hold    func(ino fs.Ino)
+}
+
+func (f *faultFS) Hold(ino fs.Ino) error {
+	if f.hold != nil {
+		f.hold(ino)
+	}
+	return f.FS.Hold(ino)
 }
 
 func (f *faultFS) GetXattr(ctx context.Context, ino fs.Ino, name string) ([]byte, error) {

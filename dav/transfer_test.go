@@ -91,6 +91,30 @@ func testReplacedWhileRead(t *testing.T, s *testServer) {
 	s.inodes(2)
 }
 
+// TestReplacedWhileOpened renames another file over one between the resolution of its name and its opening:
+// the name leads to a file at every moment, so it is never said to be missing.
+func TestReplacedWhileOpened(t *testing.T) {
+	f := &faultFS{FS: memfs.New()}
+	s := newTestServer(t, func(o *options) { o.FS = f })
+	s.want(201, "PUT", "/f", "old")
+	s.want(201, "PUT", "/next", "new one")
+	var once sync.Once
+	f.hold = func(fs.Ino) {
+		once.Do(func() {
+			if err := f.FS.Rename(t.Context(), fs.Root, "next", fs.Root, "f", 0); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if a := s.want(200, "GET", "/f", ""); a.body != "new one" {
+		t.Errorf("read %q", a.body)
+	}
+	once = sync.Once{}
+	s.want(201, "PUT", "/g", "x")
+	f.hold = func(fs.Ino) { _ = f.FS.Unlink(t.Context(), fs.Root, "g") }
+	s.want(404, "GET", "/g", "")
+}
+
 func TestTruncatedWhileRead(t *testing.T) {
 	s := newTestServer(t)
 	s.want(201, "PUT", "/f", strings.Repeat("x", 32<<20))
