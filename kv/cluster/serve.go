@@ -29,6 +29,7 @@ func (n *Node) serve() {
 	n.kv = n.newKV()
 	n.grpc = grpc.NewServer(append(n.kv.GRPCOptions(),
 		grpc.Creds(muxCredentials{}),
+		grpc.WaitForHandlers(true), // a handler writes to the node's directory, which may be opened again at once
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 			if err := authorize(ctx, info.FullMethod); err != nil {
 				return nil, toStatus(err)

@@ -67,6 +67,9 @@ func StartNodes(t testing.TB, n int) *Nodes {
 		}
 		return voters == n
 	})
+	// The first bundle has the address of the first node alone, which a test may kill.
+	c.Bundle = filepath.Join(dir, "operator.pem")
+	c.run("cluster", "client", "operator", c.Bundle, "--admin", "--data", first.Dir)
 	return c
 }
 
