@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +25,7 @@ func (b *Backend) Disks() []manager.Status {
 
 // AddDisk takes a folder into use: a disk that is known, or an empty or missing folder as a new one.
 func (b *Backend) AddDisk(ctx context.Context, dir string) (manager.Status, error) {
-	abs, err := filepath.Abs(dir)
+	abs, err := place(dir)
 	if err != nil {
 		return manager.Status{}, err
 	}
@@ -34,7 +33,7 @@ func (b *Backend) AddDisk(ctx context.Context, dir string) (manager.Status, erro
 	if o.err != nil {
 		return manager.Status{}, o.err
 	}
-	d, err := b.disks.Attach(ctx, o.id, abs, b.o.Node, o.dev)
+	d, err := b.disks.Attach(ctx, o.id, abs, nodeOf(o.dev, b.o.Node), o.dev)
 	if err != nil {
 		return manager.Status{}, errors.Join(err, o.dev.Close())
 	}

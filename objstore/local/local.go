@@ -1,5 +1,6 @@
-// Package local assembles the object layer of one process: ASD folders, the backend manager, namespace
-// managers, the client and maintenance.
+// Package local assembles the object layer of one process: ASD folders, and disks that other processes
+// serve, the backend manager, namespace managers, the client and maintenance. A Host is the other end: it has
+// the folders that one process serves to others.
 //
 // A folder that is missing or damaged never prevents the start: its disk is reported as such and the
 // others serve. Folders are watched: one that disappears or fails is taken out of use within seconds, and
@@ -22,6 +23,7 @@ import (
 	"github.com/gabionfs/gabion/objstore/maint"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/nsm"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // PresetName is the preset of the namespaces of a local backend that do not say.
@@ -58,6 +60,9 @@ type Options struct {
 
 	// WatchEvery is how often folders are looked at; 0 means 1 s.
 	WatchEvery time.Duration
+	// Remote says how to reach the disks of other processes, whose place in Dirs is asd://HOST:PORT/ID. Only its
+	// Credentials must be set.
+	Remote remote.Options
 	// Opener replaces the opening of ASD folders, for tests.
 	Opener Opener
 }
@@ -111,6 +116,8 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 		b.opener = asdOpener{asd.Options{Cluster: o.Cluster, Capacity: o.Capacity, Logger: o.Logger,
 			Cache: b.cache, Buffers: &asd.BufferPool{}}}
 	}
+	o.Remote.Owner = o.Cluster
+	b.opener = anywhere{b.opener, o.Remote}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	var err error
 	if b.disks, err = manager.OpenIn(ctx, o.KV, o.Base, o.Logger); err != nil {

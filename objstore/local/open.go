@@ -5,13 +5,13 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/manager"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // openDirs opens all folders that are known or given.
@@ -23,7 +23,7 @@ func (b *Backend) openDirs(ctx context.Context) error {
 	var jobs []job
 	seen := make(map[string]bool)
 	for _, d := range b.o.Dirs {
-		abs, err := filepath.Abs(d)
+		abs, err := place(d)
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (b *Backend) known(dir string) bool {
 // only for what the user must correct.
 func (b *Backend) take(ctx context.Context, dir string, o opened) error {
 	if o.err == nil {
-		if _, err := b.disks.Attach(ctx, o.id, dir, b.o.Node, o.dev); err != nil {
+		if _, err := b.disks.Attach(ctx, o.id, dir, nodeOf(o.dev, b.o.Node), o.dev); err != nil {
 			return errors.Join(err, o.dev.Close())
 		}
 		return nil
@@ -120,7 +120,8 @@ func (b *Backend) take(ctx context.Context, dir string, o opened) error {
 // stateOf tells what an error says about a disk.
 func stateOf(err error) manager.State {
 	switch {
-	case errors.Is(err, asd.ErrMissing), errors.Is(err, fs.ErrNotExist), errors.Is(err, asd.ErrForeign):
+	case errors.Is(err, asd.ErrMissing), errors.Is(err, fs.ErrNotExist), errors.Is(err, asd.ErrForeign),
+		errors.Is(err, remote.ErrUnreachable), errors.Is(err, asd.ErrClaimed):
 		return manager.Missing
 	case errors.Is(err, asd.ErrFailed):
 		return manager.Failed

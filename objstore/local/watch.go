@@ -101,7 +101,7 @@ func (w *watcher) reopen() {
 		_ = dev.Close()
 		return
 	}
-	if _, err := b.disks.Attach(b.ctx, id, d.Dir(), b.o.Node, dev); err != nil {
+	if _, err := b.disks.Attach(b.ctx, id, d.Dir(), nodeOf(dev, b.o.Node), dev); err != nil {
 		b.log.Warn("a disk that is back cannot be used", "disk", d.ID(), "error", err)
 		_ = dev.Close()
 	}

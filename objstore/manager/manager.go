@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,7 +103,7 @@ func OpenIn(ctx context.Context, store kv.Store, base string, log *slog.Logger) 
 	}
 	t := &table{byID: make(map[objstore.DiskID]*Disk)}
 	for _, r := range records {
-		if base != "" && filepath.IsLocal(r.Dir) {
+		if base != "" && filepath.IsLocal(r.Dir) && !strings.Contains(r.Dir, "://") { // not the address of a remote disk
 			r.Dir = filepath.Join(base, r.Dir)
 		}
 		t.add(newDisk(r))
