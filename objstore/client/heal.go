@@ -10,6 +10,7 @@ import (
 	"github.com/gabionfs/gabion/objstore/internal/crc"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/manifest"
+	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
 // HealOptions say what to heal, and how fast.
@@ -326,7 +327,7 @@ func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) (manifest
 		return f, err
 	}
 	key := c.key(i)
-	key.Version++
+	key.Version = nsm.NextVersion(ctx, key.Version)
 	info := (&manifest.Recovery{Name: c.name, ID: c.m.ID, Size: c.m.Size, Compression: c.m.Compression, Seal: c.m.Seal,
 		Chunks: len(c.m.Chunks), Offset: c.offset(), Chunk: *c.c}).Encode(nil)
 	data := c.shards[i]

@@ -25,6 +25,10 @@ func (m *Maint) Collect(ctx context.Context) (int64, error) {
 	var total int64
 	var errs []error
 	for _, ns := range m.o.Namespaces() {
+		ctx, ok := m.under(ctx, ns.NSM().Number())
+		if !ok {
+			continue
+		}
 		n, err := m.collect(ctx, ns.NSM())
 		total += n
 		errs = append(errs, err)

@@ -36,7 +36,7 @@ func (m *Maint) loop() {
 		case <-collect:
 			_, err = m.Collect(m.ctx)
 		case <-scrub:
-			err = m.Scrub(m.ctx)
+			m.todoLater()
 		}
 		if err != nil && m.ctx.Err() == nil && !errors.Is(err, kv.ErrClosed) {
 			m.log.Warn("maintenance will try again", "error", err)
@@ -62,6 +62,21 @@ func (m *Maint) pause(d time.Duration) bool {
 	case <-m.ctx.Done():
 		return false
 	}
+}
+
+// todoLater has it looked whether a walk is to go on, or fragments should move.
+func (m *Maint) todoLater() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.todo.balance, m.todo.walk = true, true
+	m.nudge()
+}
+
+// urgent tells whether something waits that is more important than walks and moves.
+func (m *Maint) urgent() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.todo.survey || m.todo.more || len(m.todo.bad)+len(m.todo.degraded) > 0
 }
 
 // round does what is waiting.
@@ -95,6 +110,29 @@ func (m *Maint) round() error {
 	for ns := range t.obsolete {
 		errs = append(errs, m.DeleteObsolete(m.ctx, ns))
 	}
+	return errors.Join(append(errs, m.leisure(t))...)
+}
+
+// leisure does, for a while, what can wait, and sees to it that it goes on.
+func (m *Maint) leisure(t todo) error {
+	var again todo
+	var errs []error
+	if (t.balance || t.survey) && !m.waiting() {
+		more, err := m.Rebalance(m.ctx)
+		again.balance = more
+		errs = append(errs, err)
+	}
+	if t.walk {
+		more, err := m.walks(m.ctx)
+		again.walk = more && err == nil // what fails is tried again with the next retry
+		errs = append(errs, err)
+	}
+	if again.balance || again.walk {
+		m.mu.Lock()
+		m.todo.balance, m.todo.walk = m.todo.balance || again.balance, m.todo.walk || again.walk
+		m.mu.Unlock()
+		m.nudge()
+	}
 	return errors.Join(errs...)
 }
 
@@ -126,9 +164,10 @@ func (m *Maint) settling() time.Duration {
 
 // retry looks after what is left over: queues that could not be emptied, objects that are degraded.
 func (m *Maint) retry() error {
-	if err := m.label(m.ctx); err != nil {
+	if err := errors.Join(m.label(m.ctx), m.retireDead(m.ctx)); err != nil {
 		return err
 	}
+	m.todoLater()
 	for _, ns := range m.o.Namespaces() {
 		m.Obsolete(ns.NSM())
 		// Some at a time: those that cannot be healed must not keep others from their turn.

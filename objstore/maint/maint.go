@@ -49,6 +49,20 @@ type Options struct {
 	// UploadGrace is how long collection waits for uploads that began before it; those that take
 	// longer are refused. 0 means 10 minutes.
 	UploadGrace time.Duration
+	// RetireAfter is how long a disk must be down, in one life of the process, to be retired once nothing refers
+	// to it any more; 0 means 24 h, negative never.
+	RetireAfter time.Duration
+	// BalanceWithin is how much the used fractions of disks may differ before fragments are moved; 0 means 0.03,
+	// negative any.
+	BalanceWithin float64
+
+	// Agent names this process among those that maintain the same backend at the same time. Only one process at
+	// a time may have a name. "" is alone: there are no leases.
+	Agent string
+	// LeaseTime is how long an agent may be silent before others take over its namespaces; 0 means 15 s.
+	LeaseTime time.Duration
+	// Clock tells the time of the schedule; nil means time.Now.
+	Clock func() time.Time
 }
 
 // Maint is the maintenance of one backend. Safe for concurrent use.
@@ -61,8 +75,12 @@ type Maint struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	degradedFrom map[*nsm.Manager]uint64 // where the next retry begins; only the loop looks at it
-	labels       map[labelled]string     // what is known to be on disks; only the loop looks at it
+	degradedFrom  map[*nsm.Manager]uint64 // where the next retry begins; only the loop looks at it
+	labels        map[labelled]string     // what is known to be on disks; only the loop looks at it
+	lookedForDead time.Time               // only the loop looks at it
+
+	agency  *agency   // nil: alone
+	started time.Time // by Options.Clock
 
 	wake chan struct{}
 	work sync.RWMutex // see the package comment
@@ -79,6 +97,8 @@ type todo struct {
 	bad      map[object]map[objstore.FragmentKey]bool
 	survey   bool // look at all objects: a disk came or went
 	more     bool // something was forgotten because there was too much: survey when there is time
+	balance  bool // look whether fragments should move
+	walk     bool // go on with walks
 }
 
 type object struct {
@@ -102,12 +122,24 @@ func New(o Options) *Maint {
 	setDefault(&o.CollectEvery, time.Hour)
 	setDefault(&o.ScrubEvery, 7*24*time.Hour)
 	setDefault(&o.UploadGrace, 10*time.Minute)
+	setDefault(&o.RetireAfter, 24*time.Hour)
+	setDefault(&o.LeaseTime, 15*time.Second)
+	if o.BalanceWithin == 0 {
+		o.BalanceWithin = 0.03
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), degradedFrom: make(map[*nsm.Manager]uint64),
 		labels: make(map[labelled]string), wake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.started = o.Clock()
+	if o.Agent != "" {
+		m.agency = newAgency(o.KV, o.Agent, o.LeaseTime)
+	}
 	m.todo.reset()
 	return m
 }
@@ -122,6 +154,7 @@ func setDefault(d *time.Duration, v time.Duration) {
 func (m *Maint) Close() {
 	m.cancel()
 	m.wg.Wait()
+	m.giveBack()
 }
 
 func (m *Maint) nudge() {
@@ -185,8 +218,12 @@ func (m *Maint) Start() {
 		m.todo.obsolete[ns.NSM()] = true
 	}
 	m.mu.Unlock()
+	m.todoLater()
 	m.nudge()
 	m.wg.Go(m.loop)
+	if m.agency != nil {
+		m.wg.Go(m.beats)
+	}
 }
 
 // namespace returns the client's namespace of a manager, nil when it is gone.

@@ -42,7 +42,7 @@ func TestLostDiskIsRebuiltLeastSafeFirst(t *testing.T) {
 	}
 	r.down(0)
 	r.down(1)
-	v, err := r.m.survey(context.Background())
+	v, err := r.m.survey(context.Background(), true)
 	r.fatal(err)
 	last := -100
 	for _, o := range v.order() {

@@ -15,6 +15,17 @@ const obsoleteBatch = 512
 // DeleteObsolete deletes the fragments in a namespace's queue. What is on a disk that is away waits
 // until it is back; what is on one that is gone for ever is forgotten.
 func (m *Maint) DeleteObsolete(ctx context.Context, n *nsm.Manager) error {
+	ctx, ok := m.under(ctx, n.Number())
+	if !ok {
+		return nil
+	}
+	if err := m.deleteObsolete(ctx, n); !errors.Is(err, nsm.ErrFenced) {
+		return err
+	}
+	return nil
+}
+
+func (m *Maint) deleteObsolete(ctx context.Context, n *nsm.Manager) error {
 	var from uint64
 	for ctx.Err() == nil {
 		entries, err := n.Obsoletes(ctx, from, obsoleteBatch)
@@ -90,6 +101,9 @@ func (m *Maint) deleteAt(ctx context.Context, at []nsm.Location) (failed []nsm.L
 
 // unpark deletes what waited for disks that are back.
 func (m *Maint) unpark(ctx context.Context) error {
+	if !m.ours(allNamespaces) {
+		return nil
+	}
 	var errs []error
 	for _, d := range m.o.Disks.Disks() {
 		for d.Readable() && ctx.Err() == nil {

@@ -254,7 +254,10 @@ func (u *rebuild) read(ctx context.Context, p *part) error {
 			c.Fragments[i].Sum = crc.Sum(shards[i])
 		}
 	}
-	if c.Frames != nil {
+	switch {
+	case p.rec.Seal != nil:
+		return nil // a sealed object has no sum of its content
+	case c.Frames != nil:
 		p.sum = c.Frames.Sum(c.Size)
 		return nil
 	}

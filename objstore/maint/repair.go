@@ -19,9 +19,16 @@ func (m *Maint) heal(ctx context.Context, o object, bad map[objstore.FragmentKey
 	if ns == nil {
 		return nil
 	}
+	ctx, ok := m.under(ctx, o.ns.Number())
+	if !ok {
+		return nil // its agent finds it in the queue
+	}
 	m.work.RLock()
 	h, err := ns.Heal(ctx, o.name, client.HealOptions{Bad: bad, Rewrite: true, Spend: m.spend.spend})
 	m.work.RUnlock()
+	if errors.Is(err, nsm.ErrFenced) {
+		return nil
+	}
 	m.note(func(p *Progress) {
 		p.Done++
 		if h.Rebuilt+h.Confirmed > 0 || h.Rewritten {
@@ -117,11 +124,14 @@ func (v *survey) order() []object {
 	return out
 }
 
-// Survey looks at all manifests.
-func (m *Maint) survey(ctx context.Context) (*survey, error) {
+// survey looks at the manifests of all namespaces, or only of those that are ours.
+func (m *Maint) survey(ctx context.Context, all bool) (*survey, error) {
 	v := &survey{disks: m.o.Disks, levels: map[int][]object{}, safety: map[[2]int]Safety{}}
 	for _, ns := range m.o.Namespaces() {
 		n := ns.NSM()
+		if !all && !m.ours(n.Number()) {
+			continue
+		}
 		err := n.List(ctx, "", "", func(name string, mf *manifest.Manifest) bool {
 			v.add(object{n, name}, mf)
 			return ctx.Err() == nil
@@ -135,7 +145,7 @@ func (m *Maint) survey(ctx context.Context) (*survey, error) {
 
 // Safety looks at all manifests and returns how safe the objects are, least safe first.
 func (m *Maint) Safety(ctx context.Context) ([]Safety, error) {
-	v, err := m.survey(ctx)
+	v, err := m.survey(ctx, true)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +171,7 @@ func (m *Maint) Repair(ctx context.Context) error {
 	}
 	var errs []error
 	for {
-		v, err := m.survey(ctx)
+		v, err := m.survey(ctx, false)
 		if err != nil {
 			return err
 		}
@@ -182,6 +192,9 @@ func (m *Maint) whole(ctx context.Context) (bool, error) {
 		}
 	}
 	for _, ns := range m.o.Namespaces() {
+		if !m.ours(ns.NSM().Number()) {
+			continue
+		}
 		names, _, err := ns.NSM().Degraded(ctx, 0, 1)
 		if err != nil || len(names) > 0 {
 			return false, err
@@ -212,6 +225,9 @@ func (m *Maint) repairAll(ctx context.Context, objects []object) (healed int64, 
 
 // retire forgets disks that were to be drained and are empty now.
 func (m *Maint) retire(ctx context.Context) error {
+	if !m.ours(allNamespaces) {
+		return nil
+	}
 	for _, d := range m.o.Disks.Disks() {
 		if d.Record().Admin != manager.Draining {
 			continue

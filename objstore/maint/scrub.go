@@ -12,7 +12,8 @@ import (
 	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
-// Scrub reads every fragment, compares it with its manifest, and heals what is bad.
+// Scrub reads every fragment now, compares it with its manifest, and heals what is bad. On a schedule that is
+// done in steps, by a Walk.
 func (m *Maint) Scrub(ctx context.Context) error {
 	var total int64
 	for _, ns := range m.o.Namespaces() {
@@ -26,6 +27,9 @@ func (m *Maint) Scrub(ctx context.Context) error {
 	var errs []error
 	for _, ns := range m.o.Namespaces() {
 		n := ns.NSM()
+		if !m.ours(n.Number()) {
+			continue
+		}
 		err := n.List(ctx, "", "", func(name string, mf *manifest.Manifest) bool {
 			_, err := m.verify(ctx, n, mf, func(chunk, fragment int, err error) {
 				m.Bad(n, name, mf.Key(n.Number(), chunk, fragment), mf.Chunks[chunk].Fragments[fragment].Disk, err)

@@ -77,6 +77,9 @@ func (n *Manager) Change(ctx context.Context, name string, id uint64, change fun
 	var after *manifest.Manifest
 	stamp := n.cache.stamp(name)
 	err := n.store.Update(context.WithoutCancel(ctx), kv.Ordered, func(tx kv.Txn) error {
+		if err := n.fenced(ctx, tx); err != nil {
+			return err
+		}
 		old, err := n.get(tx, name)
 		if err != nil {
 			return err
@@ -114,6 +117,9 @@ func (n *Manager) Replace(ctx context.Context, u Upload, name string, id uint64,
 		return err
 	}
 	return n.mutate(ctx, name, m, func(tx kv.Txn) error {
+		if err := n.fenced(ctx, tx); err != nil {
+			return err
+		}
 		old, err := n.get(tx, name)
 		if err != nil {
 			return err

@@ -132,6 +132,9 @@ func (n *Manager) Obsoletes(ctx context.Context, from uint64, limit int) ([]Obso
 // because their disk is away: they wait until it is back. An entry that has grown meanwhile stays.
 func (n *Manager) Settle(ctx context.Context, done []Obsolete, parked []Location) error {
 	return n.store.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
+		if err := n.fenced(ctx, tx); err != nil {
+			return err
+		}
 		for _, o := range done {
 			key := n.idKey(o.ID)
 			b, err := tx.Get(ksObsolete, key)

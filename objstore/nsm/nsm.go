@@ -22,6 +22,7 @@
 //	obj/obsolete   ns(4) id(8)                 fragments to delete (see locations.go)
 //	obj/parked     disk(4) fragment key(22)    empty: to delete when the disk is back
 //	obj/alloc      ns(4)                       "GA" 01, next id, epoch, oldest valid epoch (8 each)
+//	obj/lease      ns(4)                       who maintains it: a LeaseRecord as JSON
 //	obj/hold       ns(4)                       from, to (8 each): ids on disks that the store does not know of
 package nsm
 
