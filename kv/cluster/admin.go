@@ -19,10 +19,12 @@ type adminServer struct {
 	n *Node
 }
 
+// MaxTokenTTL is how long a token may hold.
+const MaxTokenTTL = 365 * 24 * time.Hour
+
 const (
 	maxStores    = 4096
 	maxTokens    = 1024
-	maxTokenTTL  = 30 * 24 * time.Hour
 	maxTokenUses = 1024
 )
 
@@ -40,10 +42,10 @@ func (n *Node) redirect(store string, err error) error {
 			}
 		}
 	}
-	if err != nil {
+	if err != nil && store != Directory {
 		return fmt.Errorf("store %s: %w", store, err)
 	}
-	return nil
+	return err
 }
 
 func (a adminServer) ListStores(ctx context.Context, _ *clusterpb.ListStoresRequest) (*clusterpb.ListStoresResponse, error) {
@@ -252,8 +254,8 @@ func (a adminServer) NewToken(ctx context.Context, r *clusterpb.NewTokenRequest)
 	if uses == 0 {
 		uses = 1
 	}
-	if r.TtlMs < 0 || r.TtlMs > maxTokenTTL.Milliseconds() || uses > maxTokenUses {
-		return nil, toStatus(fmt.Errorf("%w: a token holds for up to %v and %d uses", ErrRefused, maxTokenTTL, maxTokenUses))
+	if r.TtlMs < 0 || r.TtlMs > MaxTokenTTL.Milliseconds() || uses > maxTokenUses {
+		return nil, toStatus(fmt.Errorf("%w: a token holds for up to %v and %d uses", ErrRefused, MaxTokenTTL, maxTokenUses))
 	}
 	t := identity.Token{
 		Cluster: n.ClusterID(), CA: identity.Fingerprint(n.creds.CA), Secret: identity.NewSecret(),
@@ -288,33 +290,4 @@ func dropExpired(tx kv.Txn) error {
 		return fmt.Errorf("%w: there are %d tokens that have not expired", ErrRefused, maxTokens)
 	}
 	return nil
-}
-
-func (a adminServer) NewClient(ctx context.Context, r *clusterpb.NewClientRequest) (*clusterpb.NewClientResponse, error) {
-	n := a.n
-	if err := identity.CheckName(r.Name); err != nil {
-		return nil, toStatus(fmt.Errorf("%w: %w", ErrRefused, err))
-	}
-	d, err := n.member(Directory)
-	if err != nil {
-		return nil, toStatus(n.redirect(Directory, err))
-	}
-	var ca *identity.CA
-	err = d.View(ctx, kv.Linearizable, func(tx kv.Reader) (err error) {
-		ca, err = authority(tx)
-		return err
-	})
-	if err != nil {
-		return nil, toStatus(n.redirect(Directory, err))
-	}
-	id := identity.ID{Cluster: ca.Cluster, Kind: identity.Client, Name: r.Name}
-	if r.Admin {
-		id.Kind = identity.Admin
-	}
-	creds, err := ca.New(id)
-	if err != nil {
-		return nil, toStatus(err)
-	}
-	bundle, err := (&identity.Bundle{Credentials: creds, Addrs: n.knownAddrs()}).Marshal()
-	return &clusterpb.NewClientResponse{Bundle: bundle}, toStatus(err)
 }

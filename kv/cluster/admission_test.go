@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"maps"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -111,23 +114,23 @@ func TestTokens(t *testing.T) {
 	}
 	short := c.token(cluster.TokenOptions{TTL: time.Millisecond})
 	time.Sleep(time.Second + 10*time.Millisecond) // expiry is in whole seconds
-	if err := join("b", short); err == nil {
-		t.Error("an expired token was accepted")
+	if err := join("b", short); !errors.Is(err, cluster.ErrToken) {
+		t.Errorf("an expired token: %v", err)
 	}
 	once := c.token(cluster.TokenOptions{})
 	if err := join("c", once); err != nil {
 		t.Fatal(err)
 	}
-	if err := join("d", once); err == nil {
-		t.Error("a token for one use was used twice")
+	if err := join("d", once); !errors.Is(err, cluster.ErrToken) {
+		t.Errorf("a token for one use, used twice: %v", err)
 	}
 	if err := join("c", c.token(cluster.TokenOptions{})); !errors.Is(err, cluster.ErrExists) {
 		t.Errorf("join where a node lives: %v", err)
 	}
 	// The name of another node, with a good token.
 	err := cluster.Join(within(t), cluster.JoinOptions{Dir: filepath.Join(c.dir, "thief"), ID: "c", Token: c.token(cluster.TokenOptions{})})
-	if err == nil {
-		t.Error("the name of another node was given away")
+	if !errors.Is(err, cluster.ErrExists) {
+		t.Errorf("the name of another node: %v", err)
 	}
 	// A token of another cluster, or one that was made up.
 	other := newTown(t)
@@ -142,8 +145,17 @@ func TestTokens(t *testing.T) {
 	}
 	forged, _ := identity.ParseToken(once)
 	forged.Secret = identity.NewSecret()
-	if err := join("e", forged.String()); err == nil {
-		t.Error("a made-up secret was accepted")
+	if err := join("e", forged.String()); !errors.Is(err, cluster.ErrToken) {
+		t.Errorf("a made-up secret: %v", err)
+	}
+	// One of the addresses leads elsewhere by now.
+	moved, err := identity.ParseToken(c.token(cluster.TokenOptions{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved.Addrs = append([]string{other.nodes["a"].Addr()}, moved.Addrs...)
+	if err := join("f", moved.String()); err != nil {
+		t.Errorf("a token whose first address is another cluster's: %v", err)
 	}
 }
 
@@ -178,5 +190,79 @@ func TestJoinAgain(t *testing.T) {
 		if n.Node.Id == "b" && n.Node.State != clusterpb.NodeState_NODE_ACTIVE {
 			t.Errorf("b is %v", n.Node.State)
 		}
+	}
+}
+
+// TestRevoke: a client that is revoked is refused by every node, on its open connections too, and nobody else is.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	c := startTown(t, 3)
+	bundles := map[string]*identity.Bundle{}
+	for _, name := range []string{"joe", "ann"} {
+		bundles[name] = bundleOf(t, c.admin(), name, name == "ann")
+	}
+	open := map[string]*mux.Conn{}
+	for id, n := range c.nodes {
+		wait(t, "joe is let in by "+id, func() bool { return tryAs(t, bundles["joe"], n.Addr()) == nil })
+		conn, err := mux.Dial(within(t), n.Addr(), bundles["joe"].ClientConfig("", "h2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		open[id] = conn
+	}
+	if _, err := c.admin().RevokeClient(within(t), "jo", false); !errors.Is(err, cluster.ErrNoClient) {
+		t.Errorf("a client that was never made: %v", err)
+	}
+	ann, err := cluster.Dial(bundles["ann"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ann.Close()
+	if _, err := ann.RevokeClient(within(t), "ann", false); !errors.Is(err, cluster.ErrRefused) {
+		t.Errorf("ann revokes herself: %v", err)
+	}
+	for range 2 { // once more changes nothing
+		if _, err := ann.RevokeClient(within(t), "joe", false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, n := range c.nodes { // each when it hears of it
+		wait(t, id+" refuses joe", func() bool { return tryAs(t, bundles["joe"], n.Addr()) != nil })
+		// What the server said before it closed may be read first.
+		if err := open[id].SetReadDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, open[id]); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s keeps the open connection of joe", id)
+		}
+		if err := tryAs(t, bundles["ann"], n.Addr()); err != nil {
+			t.Errorf("%s refuses ann: %v", id, err)
+		}
+	}
+	if _, err := ann.NewClient(within(t), "joe", false); !errors.Is(err, cluster.ErrRefused) {
+		t.Errorf("the name of a revoked client: %v", err)
+	}
+	if _, err := ann.RevokeClient(within(t), "old", true); err != nil {
+		t.Errorf("a client of which there is no row: %v", err)
+	}
+	list, err := ann.Clients(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for _, x := range list {
+		got[x.Name] = x.RevokedUnix != 0
+	}
+	if want := map[string]bool{"ann": false, "joe": true, "old": true}; !maps.Equal(got, want) {
+		t.Errorf("clients, and whether they are revoked: %v, want %v", got, want)
+	}
+	joe, err := cluster.Dial(bundles["joe"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer joe.Close()
+	if _, err := joe.Status(within(t)); !errors.Is(err, cluster.ErrDenied) {
+		t.Errorf("status as joe: %v", err)
 	}
 }

@@ -30,6 +30,10 @@ const (
 	retryPause     = 50 * time.Millisecond
 )
 
+// NotAccepted is in the text of an error that matches ErrDenied when not the call was refused but the caller,
+// whoever it asks.
+const NotAccepted = "no node accepts the certificate"
+
 // Client administers a cluster. It asks any node and follows to whoever leads, until the call's context
 // is over. Safe for concurrent use.
 type Client struct {
@@ -155,7 +159,8 @@ func (c *Client) call(ctx context.Context, what string, fn func(ctx context.Cont
 			addrs = slices.Insert(slices.DeleteFunc(addrs, func(a string) bool { return a == next }), 0, next)
 			next = ""
 		}
-		denied := 0
+		var denied error // by a node, while none admits us
+		admitted := false
 		for _, a := range addrs {
 			err := c.attempt(ctx, a, func(ctx context.Context, s clusterpb.ClusterClient) error { return fn(ctx, s, again) })
 			if err == nil {
@@ -172,10 +177,11 @@ func (c *Client) call(ctx context.Context, what string, fn func(ctx context.Cont
 				return fmt.Errorf("%s: %w", what, err)
 			}
 			last = fmt.Errorf("%s: %w", a, err)
-			if errors.Is(err, ErrDenied) {
-				if denied++; denied == len(addrs) {
-					return fmt.Errorf("%s: no node accepts the certificate of %s: %w", what, c.creds.ID, last)
-				}
+			switch {
+			case errors.Is(err, ErrDenied):
+				denied = last
+			case errors.As(err, &re), errors.Is(err, context.DeadlineExceeded):
+				admitted = true // it has nobody to send us to, or no time
 			}
 			if ctx.Err() != nil {
 				return unanswered(ctx, what, last)
@@ -184,6 +190,9 @@ func (c *Client) call(ctx context.Context, what string, fn func(ctx context.Cont
 				next = to
 				break
 			}
+		}
+		if denied != nil && !admitted && next == "" {
+			return fmt.Errorf("%s: %s of %s: %w", what, NotAccepted, c.creds.ID, denied)
 		}
 		select {
 		case <-time.After(retryPause):
@@ -326,14 +335,4 @@ func (c *Client) NewToken(ctx context.Context, o TokenOptions) (string, error) {
 		return err
 	})
 	return out.GetToken(), err
-}
-
-// NewClient makes the bundle of a client, which may administer the cluster when admin is set.
-func (c *Client) NewClient(ctx context.Context, name string, admin bool) (bundle []byte, err error) {
-	var out *clusterpb.NewClientResponse
-	err = c.call(ctx, "new client "+name, func(ctx context.Context, s clusterpb.ClusterClient, _ bool) (err error) {
-		out, err = s.NewClient(ctx, &clusterpb.NewClientRequest{Name: name, Admin: admin})
-		return err
-	})
-	return out.GetBundle(), err
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -41,9 +43,10 @@ func wait(t testing.TB, what string, ok func() bool) {
 
 // testLog writes to the test's log, until the test is over.
 type testLog struct {
-	t    testing.TB
-	mu   sync.Mutex
-	over bool
+	t     testing.TB
+	mu    sync.Mutex
+	over  bool
+	lines []string
 }
 
 func (l *testLog) Write(b []byte) (int, error) {
@@ -51,6 +54,7 @@ func (l *testLog) Write(b []byte) (int, error) {
 	defer l.mu.Unlock()
 	if !l.over {
 		l.t.Logf("%s", b[:len(b)-1])
+		l.lines = append(l.lines, string(b))
 	}
 	return len(b), nil
 }
@@ -62,13 +66,14 @@ type town struct {
 	edit      func(id string, o *cluster.Options) // or nil
 	dir       string
 	log       *slog.Logger
+	lines     *testLog
 	nodes     map[string]*cluster.Node // that run
 }
 
 func newTown(t testing.TB) *town {
 	l := &testLog{t: t}
 	c := &town{
-		t: t, heartbeat: time.Second, dir: t.TempDir(), nodes: map[string]*cluster.Node{},
+		t: t, heartbeat: time.Second, dir: t.TempDir(), lines: l, nodes: map[string]*cluster.Node{},
 		log: slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	t.Cleanup(func() {
@@ -80,6 +85,15 @@ func newTown(t testing.TB) *town {
 		l.over = true
 	})
 	return c
+}
+
+// logged reports whether some node has logged a line with all of these in it.
+func (c *town) logged(parts ...string) bool {
+	c.lines.mu.Lock()
+	defer c.lines.mu.Unlock()
+	return slices.ContainsFunc(c.lines.lines, func(line string) bool {
+		return !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(line, p) })
+	})
 }
 
 func (c *town) path(id string) string { return filepath.Join(c.dir, id) }

@@ -17,10 +17,11 @@ import (
 
 // Keyspaces of the directory store. Values are the messages of directory.proto, except in ksMeta.
 const (
-	ksNode  kv.Keyspace = "node"  // by ID
-	ksStore kv.Keyspace = "store" // by name
-	ksToken kv.Keyspace = "token" // by SHA-256 of the secret
-	ksMeta  kv.Keyspace = "meta"
+	ksNode   kv.Keyspace = "node"   // by ID
+	ksStore  kv.Keyspace = "store"  // by name
+	ksToken  kv.Keyspace = "token"  // by SHA-256 of the secret
+	ksClient kv.Keyspace = "client" // by name
+	ksMeta   kv.Keyspace = "meta"
 )
 
 // Keys of ksMeta.
@@ -37,9 +38,10 @@ type image struct {
 	// Everything up to index is in it, and nothing after upTo.
 	index, upTo uint64
 
-	nodes  map[string]*clusterpb.Node
-	stores map[string]*clusterpb.Store // without the directory itself
-	byRaft map[string]*clusterpb.Store // by raft ID
+	nodes   map[string]*clusterpb.Node
+	stores  map[string]*clusterpb.Store // without the directory itself
+	byRaft  map[string]*clusterpb.Store // by raft ID
+	revoked map[string]bool             // clients by name
 }
 
 var emptyImage = &image{}
@@ -49,6 +51,7 @@ func readImage(r kv.Reader) (*image, error) {
 	im := &image{
 		nodes:  map[string]*clusterpb.Node{},
 		stores: map[string]*clusterpb.Store{}, byRaft: map[string]*clusterpb.Store{},
+		revoked: map[string]bool{},
 	}
 	if v, err := r.Get(ksMeta, keyVersion); err == nil && (len(v) != 4 || binary.BigEndian.Uint32(v) > directoryVersion) {
 		return nil, fmt.Errorf("cluster: the directory has a format that this release does not know (%x)", v)
@@ -59,6 +62,14 @@ func readImage(r kv.Reader) (*image, error) {
 	}
 	err = eachRow(r, ksStore, func() *clusterpb.Store { return &clusterpb.Store{} }, func(k string, s *clusterpb.Store) {
 		im.stores[k], im.byRaft[s.RaftId] = s, s
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = eachRow(r, ksClient, func() *clusterpb.Client { return &clusterpb.Client{} }, func(k string, c *clusterpb.Client) {
+		if c.RevokedUnix != 0 {
+			im.revoked[k] = true
+		}
 	})
 	return im, err
 }
@@ -164,16 +175,18 @@ func (w wish) voters() (ids []string) {
 }
 
 // directoryWish is the membership that the directory shall have: every node, up to five of which vote.
-// Those that vote already, which current says, go on.
+// Those that vote already, which current says, go on. A node that is leaving follows to the end: it may lead a
+// store, and must learn that it shall give that away.
 func (im *image) directoryWish(current wish) wish {
 	w := wish{}
 	var can []string
 	for _, id := range slices.Sorted(maps.Keys(im.nodes)) {
-		if n := im.nodes[id]; n.State == clusterpb.NodeState_NODE_ACTIVE {
+		n := im.nodes[id]
+		if n.State != clusterpb.NodeState_NODE_REMOVED {
 			w[id] = false
-			if !n.Learner {
-				can = append(can, id)
-			}
+		}
+		if n.State == clusterpb.NodeState_NODE_ACTIVE && !n.Learner {
+			can = append(can, id)
 		}
 	}
 	slices.SortStableFunc(can, func(a, b string) int {
@@ -221,9 +234,12 @@ func (im *image) wish(s *clusterpb.Store, directory wish) wish {
 	return w
 }
 
-// refused says why a peer is not admitted: it was removed, or it has a key of its own making.
+// refused says why a peer is not admitted: it was removed, or revoked.
 func (im *image) refused(peer identity.ID) error {
 	if peer.Kind != identity.Node {
+		if im.revoked[peer.Name] {
+			return fmt.Errorf("%w: client %s was revoked", identity.ErrIdentity, peer.Name)
+		}
 		return nil
 	}
 	if n := im.nodes[peer.Name]; n != nil && n.State == clusterpb.NodeState_NODE_REMOVED {

@@ -25,7 +25,7 @@
 // Files of a node, in its directory:
 //
 //	node.pem       who it is: an identity.Bundle, with the addresses of some other nodes
-//	join.key       the private key while it is joining
+//	join-ID.key    the private key while it is joining
 //	addresses      where the nodes listen, as far as this one has heard: see addressBook
 //	members/ID     one small file for each member that it has begun: see mark
 //	stores/ID/     the member itself: see package raftkv

@@ -21,6 +21,10 @@ var (
 	ErrExists = errors.New("cluster: it exists already")
 	// ErrNoNode: there is no node of that ID.
 	ErrNoNode = errors.New("cluster: no such node")
+	// ErrNoClient: no client of that name was made.
+	ErrNoClient = errors.New("cluster: no such client")
+	// ErrToken: the token gives no right to join, or no longer; the text says why.
+	ErrToken = errors.New("cluster: the token is refused")
 	// ErrRefused: the change makes no sense, or would lose something; the text says why.
 	ErrRefused = errors.New("cluster: refused")
 	// ErrDenied: the caller's certificate does not give the right to do this.
@@ -28,7 +32,7 @@ var (
 )
 
 var codeOf = map[error]codes.Code{
-	ErrExists: codes.AlreadyExists, ErrNoNode: codes.NotFound, kv.ErrNoStore: codes.NotFound,
+	ErrExists: codes.AlreadyExists, ErrNoNode: codes.NotFound, ErrNoClient: codes.NotFound, kv.ErrNoStore: codes.NotFound,
 	ErrRefused: codes.FailedPrecondition, ErrDenied: codes.PermissionDenied,
 }
 
@@ -56,7 +60,7 @@ func toStatus(err error) error {
 		}
 		return s.Err()
 	}
-	for _, e := range []error{ErrExists, ErrNoNode, kv.ErrNoStore, ErrRefused, ErrDenied} {
+	for _, e := range []error{ErrExists, ErrNoNode, ErrNoClient, kv.ErrNoStore, ErrRefused, ErrDenied} {
 		if errors.Is(err, e) {
 			return status.Error(codeOf[e], err.Error())
 		}
@@ -105,8 +109,10 @@ func fromStatus(err error) (retry bool, to string, out error) {
 		kind = ErrExists
 	case codes.NotFound:
 		kind = ErrNoNode
-		if hasText(s.Message(), kv.ErrNoStore) {
-			kind = kv.ErrNoStore
+		for _, e := range []error{kv.ErrNoStore, ErrNoClient} {
+			if hasText(s.Message(), e) {
+				kind = e
+			}
 		}
 	case codes.FailedPrecondition:
 		kind = ErrRefused

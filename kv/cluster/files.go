@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
@@ -15,7 +16,6 @@ import (
 // Names in a node's directory.
 const (
 	nodeFile   = "node.pem"
-	keyFile    = "join.key"
 	membersDir = "members"
 	storesDir  = "stores"
 	newSuffix  = ".new" // of a file that is being written
@@ -137,6 +137,13 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Unfinished reports whether an entry of a directory is of those that Init and Join leave when they are cut off
+// or refused. Both may be repeated there.
+func Unfinished(name string) bool {
+	key := strings.HasPrefix(name, joinKeyPrefix) && strings.HasSuffix(strings.TrimSuffix(name, ".new"), joinKeySuffix)
+	return key || name == membersDir || name == storesDir
 }
 
 // prepareDir creates a node's directory, which may hold the rest of an attempt that was cut off.

@@ -142,6 +142,11 @@ func (g *governor) reshape(ctx context.Context, store *raftkv.Store, im *image, 
 			continue
 		case id == g.m.n.id:
 			return g.handOver(ctx, store, want)
+		}
+		if err := g.canSpare(ctx, has, id); err != nil {
+			return err
+		}
+		switch {
 		case wanted && !votes:
 			if err := store.Demote(ctx, id); err != nil {
 				return fmt.Errorf("take the vote of %s: %w", id, err)
@@ -153,6 +158,31 @@ func (g *governor) reshape(ctx context.Context, store *raftkv.Store, im *image, 
 		}
 	}
 	return waiting
+}
+
+// canSpare returns an error while the store would be without a quorum if a voter went: a majority of the
+// others has to follow this leader.
+func (g *governor) canSpare(ctx context.Context, has wish, id string) error {
+	if !has[id] {
+		return nil
+	}
+	others, follow := 0, 0
+	for _, other := range has.voters() {
+		if other == id {
+			continue
+		}
+		others++
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		r, err := g.m.n.ask(ctx, other, g.m.name)
+		cancel()
+		if err == nil && len(r.Members) == 1 && r.Members[0].Error == "" && r.Members[0].Leader == g.m.n.id {
+			follow++
+		}
+	}
+	if 2*follow <= others {
+		return fmt.Errorf("%s stays: %d of the %d other voters follow", id, follow, others)
+	}
+	return nil
 }
 
 // caughtUp returns an error while a member is far behind.

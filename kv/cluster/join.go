@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,8 @@ const (
 	maxJoinResponse = 4 << 20
 	// joinTimeout bounds an exchange, which includes a commit in the directory.
 	joinTimeout = 10 * time.Second
+	// patient is after how long a newcomer says that nobody lets it in.
+	patient = 3 * time.Second
 )
 
 // Join makes o.Dir a node of the cluster that the token is for: it gets a certificate, and is known to
@@ -57,9 +60,15 @@ func Join(ctx context.Context, o JoinOptions) error {
 		ctx, cancel = context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 	}
-	j := joiner{token: token, cert: cert, request: &clusterpb.JoinRequest{
+	if o.Logger == nil {
+		o.Logger = discard()
+	}
+	j := joiner{token: token, cert: cert, log: o.Logger, request: &clusterpb.JoinRequest{
 		Id: id, Address: o.Advertise, Secret: token.Secret[:], Learner: o.Learner}}
 	r, ca, err := j.run(ctx, slices.Concat(o.Peers, token.Addrs))
+	if errors.Is(err, ErrExists) { // so the next attempt may choose another name
+		err = errors.Join(err, os.Remove(joinKeyPath(o.Dir, id)))
+	}
 	if err != nil {
 		return fmt.Errorf("cluster: join as %s: %w", id, err)
 	}
@@ -131,32 +140,50 @@ func joinKey(dir, id string) (string, *ecdsa.PrivateKey, error) {
 type joiner struct {
 	token   *identity.Token
 	cert    tls.Certificate
+	log     *slog.Logger
 	request *clusterpb.JoinRequest
 }
 
-// refusedError is an answer that will not change.
-type refusedError string
+// refusals are the errors that an answer which will not change can stand for.
+var refusals = map[clusterpb.Refusal]error{
+	clusterpb.Refusal_REFUSAL_TOKEN: ErrToken, clusterpb.Refusal_REFUSAL_NAME: ErrExists, clusterpb.Refusal_REFUSAL_OTHER: ErrRefused,
+}
 
-func (e refusedError) Error() string { return string(e) }
+// refusal is the answer that an error of admitNode stands for, nil when another attempt may succeed.
+func refusal(err error) *clusterpb.JoinResponse {
+	for r, e := range refusals {
+		if errors.Is(err, e) {
+			return &clusterpb.JoinResponse{Error: err.Error(), Refusal: r}
+		}
+	}
+	return nil
+}
 
 func (j *joiner) run(ctx context.Context, addrs []string) (*clusterpb.JoinResponse, *x509.Certificate, error) {
 	if len(addrs) == 0 {
 		return nil, nil, errors.New("no address of a node is known: neither the token names one, nor the caller")
 	}
 	var last error
+	began, told := time.Now(), false
 	for next := ""; ; {
 		try := addrs
 		if next != "" {
 			try, next = append([]string{next}, addrs...), ""
 		}
+		strangers := 0
 		for _, a := range try {
 			r, ca, err := j.ask(ctx, a)
-			var no refusedError
+			var no *remoteError
 			switch {
-			case errors.As(err, &no), errors.Is(err, identity.ErrIdentity):
+			case errors.As(err, &no):
 				return nil, nil, err
 			case err != nil:
 				last = fmt.Errorf("%s: %w", a, err)
+				if errors.Is(err, identity.ErrIdentity) {
+					if strangers++; strangers == len(try) { // no address leads to the cluster
+						return nil, nil, last
+					}
+				}
 				continue
 			case r.Redirect == nil:
 				return r, ca, nil
@@ -166,6 +193,10 @@ func (j *joiner) run(ctx context.Context, addrs []string) (*clusterpb.JoinRespon
 				next = to
 				break
 			}
+		}
+		if !told && time.Since(began) > patient {
+			told = true
+			j.log.Warn("no node has let this one in yet; asking on", "cause", last)
 		}
 		select {
 		case <-time.After(retryPause):
@@ -194,7 +225,7 @@ func (j *joiner) ask(ctx context.Context, address string) (*clusterpb.JoinRespon
 		return nil, nil, err
 	}
 	if r.Error != "" {
-		return nil, nil, refusedError(r.Error)
+		return nil, nil, &remoteError{r.Error, refusals[r.Refusal]}
 	}
 	ca, err := identity.Authority(c.ConnectionState(), j.token.CA)
 	return r, ca, err
@@ -247,9 +278,9 @@ func (n *Node) admit(c *mux.Conn) {
 		n.log.Info("a node has joined", "id", request.Id, "from", c.RemoteAddr())
 	case errors.As(err, &re):
 		response = &clusterpb.JoinResponse{Redirect: &clusterpb.Redirect{Node: re.node, Address: re.address}}
-	case errors.Is(err, ErrRefused), errors.Is(err, ErrExists):
+	case refusal(err) != nil:
 		n.log.Warn("a node was refused", "id", request.Id, "from", c.RemoteAddr(), "cause", err)
-		response = &clusterpb.JoinResponse{Error: err.Error()}
+		response = refusal(err)
 	default: // it may try again
 		response = &clusterpb.JoinResponse{Redirect: &clusterpb.Redirect{}}
 		n.log.Warn("a node could not be admitted", "id", request.Id, "cause", err)
@@ -264,7 +295,7 @@ func (n *Node) admitNode(ctx context.Context, r *clusterpb.JoinRequest, cert *x5
 	}
 	token := identity.Token{}
 	if len(r.Secret) != len(token.Secret) {
-		return nil, fmt.Errorf("%w: the token's secret has the wrong length", ErrRefused)
+		return nil, fmt.Errorf("%w: its secret has the wrong length", ErrToken)
 	}
 	token.Secret = [32]byte(r.Secret)
 	hash := token.Hash()
@@ -291,9 +322,9 @@ func (n *Node) admitIn(tx kv.Txn, r *clusterpb.JoinRequest, hash []byte, cert *x
 	case err != nil:
 		return err
 	case !found:
-		return fmt.Errorf("%w: the token is not known", ErrRefused)
+		return fmt.Errorf("%w: the cluster does not know it, or has forgotten it after it expired", ErrToken)
 	case time.Now().Unix() >= token.ExpiresUnix:
-		return fmt.Errorf("%w: the token has expired", ErrRefused)
+		return fmt.Errorf("%w: it expired at %s", ErrToken, time.Unix(token.ExpiresUnix, 0).UTC().Format("2006-01-02 15:04:05 UTC"))
 	}
 	fp := identity.KeyFingerprint(cert)
 	was := &clusterpb.Node{}
@@ -302,11 +333,11 @@ func (n *Node) admitIn(tx kv.Txn, r *clusterpb.JoinRequest, hash []byte, cert *x
 	case err != nil:
 		return err
 	case known && was.State == clusterpb.NodeState_NODE_REMOVED:
-		return fmt.Errorf("%w: a node %s was removed; its name is not given again", ErrRefused, r.Id)
+		return fmt.Errorf("%w: there was a node %s, which was removed; its name is not given again", ErrExists, r.Id)
 	case known && !slices.Equal(was.KeySha256, fp[:]):
 		return fmt.Errorf("%w: there is another node %s", ErrExists, r.Id)
 	case !known && token.UsesLeft == 0:
-		return fmt.Errorf("%w: the token has been used as often as it may be", ErrRefused)
+		return fmt.Errorf("%w: it has been used as often as it may be", ErrToken)
 	}
 	ca, err := authority(tx)
 	if err != nil {

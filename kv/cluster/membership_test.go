@@ -16,6 +16,7 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/clusterpb"
+	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
 // load writes ever greater numbers to a store until stop is called, which checks that what was
@@ -336,4 +337,65 @@ func TestStores(t *testing.T) {
 	if slices.Equal(before, c.stores("a")) {
 		t.Error("the new store has the group of the old one")
 	}
+}
+
+// TestLeaverFollows: a node that is leaving hears of the directory's changes until no store has a member on it.
+// Otherwise one that leads a store, and was cut off when the directory let it go, would lead on for ever.
+func TestLeaverFollows(t *testing.T) {
+	t.Parallel()
+	c := startTown(t, 3)
+	c.create("s", "b", "c")
+	c.put("s", "x", "1")
+	c.kill("c")
+	c.edit = func(id string, o *cluster.Options) {
+		o.Tune = func(store string, o *raftkv.Options) {
+			if store == "s" {
+				o.Dir = filepath.Join(c.path(id), "node.pem", "no directory")
+			}
+		}
+	}
+	c.start("c")
+	c.edit = nil
+	if err := c.nodes["a"].Admin().RemoveNode(within(t), "b", false); err != nil {
+		t.Fatal(err)
+	}
+	c.members(cluster.Directory, []string{"a", "c"}, []string{"b"}) // s has no quorum, so it cannot let b go
+	c.kill("c")
+	c.start("c")
+	removed := c.nodes["b"]
+	delete(c.nodes, "b") // it will be refused
+	defer removed.Kill()
+	c.members(cluster.Directory, []string{"a", "c"}, nil)
+	c.members("s", []string{"c"}, nil)
+	select {
+	case <-removed.Done():
+	case <-within(t).Done():
+		t.Fatal("b does not hear that it was removed")
+	}
+	c.shows("c", "s", "x", "1")
+}
+
+// TestQuorumIsKept: no voter goes while the others could not go on without it.
+func TestQuorumIsKept(t *testing.T) {
+	t.Parallel()
+	c := startTown(t, 3)
+	c.create("s", "a", "b", "c")
+	c.put("s", "x", "1")
+	c.kill("c")
+	if err := c.nodes["a"].Admin().RemoveNode(within(t), "b", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, store := range []string{"s", cluster.Directory} {
+		wait(t, store+" cannot spare b", func() bool {
+			return c.logged("store="+store, "b stays: 1 of the 2 other voters follow")
+		})
+	}
+	c.put("s", "x", "2")
+	c.start("c")
+	removed := c.nodes["b"]
+	delete(c.nodes, "b") // it will be refused
+	defer removed.Kill()
+	c.members(cluster.Directory, []string{"a", "c"}, nil)
+	c.members("s", []string{"a", "c"}, nil)
+	c.shows("c", "s", "x", "2")
 }

@@ -187,7 +187,8 @@ func (n *Node) finishRemovals(ctx context.Context, im *image) error {
 		left := true
 		for _, raftID := range append(slices.Collect(maps.Keys(im.byRaft)), Directory) {
 			m := leaders[raftID]
-			left = left && m != nil && m.ConfigCommitted && !slices.Contains(m.Voters, id) && !slices.Contains(m.Learners, id)
+			left = left && m != nil && m.ConfigCommitted && !slices.Contains(m.Voters, id) &&
+				(raftID == Directory || !slices.Contains(m.Learners, id)) // the directory it follows to the end
 		}
 		if !left {
 			continue

@@ -19,6 +19,7 @@ func (a adminServer) NodeStatus(_ context.Context, r *clusterpb.NodeStatusReques
 func (n *Node) status(stores ...string) *clusterpb.NodeStatusResponse {
 	out := &clusterpb.NodeStatusResponse{
 		Node: n.id, Listen: n.advertise, UptimeMs: time.Since(n.began).Milliseconds(), Version: n.opts.Version,
+		DirectoryIndex: n.image.Load().index,
 	}
 	stores = slices.DeleteFunc(stores, func(s string) bool { return s == "" })
 	n.mu.Lock()

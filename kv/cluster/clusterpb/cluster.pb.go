@@ -23,6 +23,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Refusal says what a newcomer would have to do differently.
+type Refusal int32
+
+const (
+	Refusal_REFUSAL_OTHER Refusal = 0
+	Refusal_REFUSAL_TOKEN Refusal = 1 // it needs another token
+	Refusal_REFUSAL_NAME  Refusal = 2 // it needs another name
+)
+
+// Enum value maps for Refusal.
+var (
+	Refusal_name = map[int32]string{
+		0: "REFUSAL_OTHER",
+		1: "REFUSAL_TOKEN",
+		2: "REFUSAL_NAME",
+	}
+	Refusal_value = map[string]int32{
+		"REFUSAL_OTHER": 0,
+		"REFUSAL_TOKEN": 1,
+		"REFUSAL_NAME":  2,
+	}
+)
+
+func (x Refusal) Enum() *Refusal {
+	p := new(Refusal)
+	*p = x
+	return p
+}
+
+func (x Refusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Refusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_kv_cluster_clusterpb_cluster_proto_enumTypes[0].Descriptor()
+}
+
+func (Refusal) Type() protoreflect.EnumType {
+	return &file_kv_cluster_clusterpb_cluster_proto_enumTypes[0]
+}
+
+func (x Refusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Refusal.Descriptor instead.
+func (Refusal) EnumDescriptor() ([]byte, []int) {
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{0}
+}
+
 // Redirect says who can answer.
 type Redirect struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -610,14 +660,15 @@ func (x *NodeStatusRequest) GetStores() []string {
 }
 
 type NodeStatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Listen        string                 `protobuf:"bytes,2,opt,name=listen,proto3" json:"listen,omitempty"`
-	UptimeMs      int64                  `protobuf:"varint,3,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
-	Members       []*Member              `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Node           string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Listen         string                 `protobuf:"bytes,2,opt,name=listen,proto3" json:"listen,omitempty"`
+	UptimeMs       int64                  `protobuf:"varint,3,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
+	Version        string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Members        []*Member              `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	DirectoryIndex uint64                 `protobuf:"varint,6,opt,name=directory_index,json=directoryIndex,proto3" json:"directory_index,omitempty"` // it acts on everything in the directory's log up to this index
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatusResponse) Reset() {
@@ -683,6 +734,13 @@ func (x *NodeStatusResponse) GetMembers() []*Member {
 		return x.Members
 	}
 	return nil
+}
+
+func (x *NodeStatusResponse) GetDirectoryIndex() uint64 {
+	if x != nil {
+		return x.DirectoryIndex
+	}
+	return 0
 }
 
 type ListStoresRequest struct {
@@ -1717,6 +1775,182 @@ func (x *NewClientResponse) GetBundle() []byte {
 	return nil
 }
 
+type ListClientsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListClientsRequest) Reset() {
+	*x = ListClientsRequest{}
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListClientsRequest) ProtoMessage() {}
+
+func (x *ListClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListClientsRequest.ProtoReflect.Descriptor instead.
+func (*ListClientsRequest) Descriptor() ([]byte, []int) {
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{31}
+}
+
+type ListClientsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clients       []*Client              `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListClientsResponse) Reset() {
+	*x = ListClientsResponse{}
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListClientsResponse) ProtoMessage() {}
+
+func (x *ListClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListClientsResponse.ProtoReflect.Descriptor instead.
+func (*ListClientsResponse) Descriptor() ([]byte, []int) {
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListClientsResponse) GetClients() []*Client {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+type RevokeClientRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Unknown       bool                   `protobuf:"varint,2,opt,name=unknown,proto3" json:"unknown,omitempty"` // also one that the cluster has no row of
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeClientRequest) Reset() {
+	*x = RevokeClientRequest{}
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeClientRequest) ProtoMessage() {}
+
+func (x *RevokeClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeClientRequest.ProtoReflect.Descriptor instead.
+func (*RevokeClientRequest) Descriptor() ([]byte, []int) {
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RevokeClientRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokeClientRequest) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
+}
+
+type RevokeClientResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Unheard       []string               `protobuf:"bytes,1,rep,name=unheard,proto3" json:"unheard,omitempty"` // nodes that do not answer, or do not know it yet; they will
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeClientResponse) Reset() {
+	*x = RevokeClientResponse{}
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeClientResponse) ProtoMessage() {}
+
+func (x *RevokeClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeClientResponse.ProtoReflect.Descriptor instead.
+func (*RevokeClientResponse) Descriptor() ([]byte, []int) {
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RevokeClientResponse) GetUnheard() []string {
+	if x != nil {
+		return x.Unheard
+	}
+	return nil
+}
+
 type AnnounceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -1727,7 +1961,7 @@ type AnnounceRequest struct {
 
 func (x *AnnounceRequest) Reset() {
 	*x = AnnounceRequest{}
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[31]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1973,7 @@ func (x *AnnounceRequest) String() string {
 func (*AnnounceRequest) ProtoMessage() {}
 
 func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[31]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1986,7 @@ func (x *AnnounceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRequest.ProtoReflect.Descriptor instead.
 func (*AnnounceRequest) Descriptor() ([]byte, []int) {
-	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{31}
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AnnounceRequest) GetAddress() string {
@@ -1779,7 +2013,7 @@ type AnnounceResponse struct {
 
 func (x *AnnounceResponse) Reset() {
 	*x = AnnounceResponse{}
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[32]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +2025,7 @@ func (x *AnnounceResponse) String() string {
 func (*AnnounceResponse) ProtoMessage() {}
 
 func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[32]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +2038,7 @@ func (x *AnnounceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceResponse.ProtoReflect.Descriptor instead.
 func (*AnnounceResponse) Descriptor() ([]byte, []int) {
-	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{32}
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AnnounceResponse) GetKnown() []*Address {
@@ -1831,7 +2065,7 @@ type SetReadyRequest struct {
 
 func (x *SetReadyRequest) Reset() {
 	*x = SetReadyRequest{}
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[33]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2077,7 @@ func (x *SetReadyRequest) String() string {
 func (*SetReadyRequest) ProtoMessage() {}
 
 func (x *SetReadyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[33]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2090,7 @@ func (x *SetReadyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReadyRequest.ProtoReflect.Descriptor instead.
 func (*SetReadyRequest) Descriptor() ([]byte, []int) {
-	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{33}
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetReadyRequest) GetName() string {
@@ -1881,7 +2115,7 @@ type SetReadyResponse struct {
 
 func (x *SetReadyResponse) Reset() {
 	*x = SetReadyResponse{}
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[34]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2127,7 @@ func (x *SetReadyResponse) String() string {
 func (*SetReadyResponse) ProtoMessage() {}
 
 func (x *SetReadyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[34]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2140,7 @@ func (x *SetReadyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReadyResponse.ProtoReflect.Descriptor instead.
 func (*SetReadyResponse) Descriptor() ([]byte, []int) {
-	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{34}
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{38}
 }
 
 // JoinRequest is what a newcomer sends on a connection of protocol gabion-join/1, after its length as u32,
@@ -1923,7 +2157,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[35]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2169,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[35]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2182,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{35}
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *JoinRequest) GetId() string {
@@ -1982,17 +2216,18 @@ func (x *JoinRequest) GetLearner() bool {
 // JoinResponse is the answer, written likewise.
 type JoinResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`             // why not
-	Redirect      *Redirect              `protobuf:"bytes,2,opt,name=redirect,proto3" json:"redirect,omitempty"`       // whom to ask instead
-	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"` // of the new node, DER
-	Nodes         []*Node                `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`             // as many as there are, without the removed ones
+	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"`                                     // why not
+	Redirect      *Redirect              `protobuf:"bytes,2,opt,name=redirect,proto3" json:"redirect,omitempty"`                               // whom to ask instead
+	Certificate   []byte                 `protobuf:"bytes,3,opt,name=certificate,proto3" json:"certificate,omitempty"`                         // of the new node, DER
+	Nodes         []*Node                `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`                                     // as many as there are, without the removed ones
+	Refusal       Refusal                `protobuf:"varint,5,opt,name=refusal,proto3,enum=gabion.cluster.v1.Refusal" json:"refusal,omitempty"` // what the error is about
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[36]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2239,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[36]
+	mi := &file_kv_cluster_clusterpb_cluster_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2252,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{36}
+	return file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *JoinResponse) GetError() string {
@@ -2046,6 +2281,13 @@ func (x *JoinResponse) GetNodes() []*Node {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *JoinResponse) GetRefusal() Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return Refusal_REFUSAL_OTHER
 }
 
 var File_kv_cluster_clusterpb_cluster_proto protoreflect.FileDescriptor
@@ -2102,13 +2344,14 @@ const file_kv_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\vanswered_by\x18\x05 \x01(\tR\n" +
 	"answeredBy\"+\n" +
 	"\x11NodeStatusRequest\x12\x16\n" +
-	"\x06stores\x18\x01 \x03(\tR\x06stores\"\xac\x01\n" +
+	"\x06stores\x18\x01 \x03(\tR\x06stores\"\xd5\x01\n" +
 	"\x12NodeStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06listen\x18\x02 \x01(\tR\x06listen\x12\x1b\n" +
 	"\tuptime_ms\x18\x03 \x01(\x03R\buptimeMs\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x123\n" +
-	"\amembers\x18\x05 \x03(\v2\x19.gabion.cluster.v1.MemberR\amembers\"\x13\n" +
+	"\amembers\x18\x05 \x03(\v2\x19.gabion.cluster.v1.MemberR\amembers\x12'\n" +
+	"\x0fdirectory_index\x18\x06 \x01(\x04R\x0edirectoryIndex\"\x13\n" +
 	"\x11ListStoresRequest\"F\n" +
 	"\x12ListStoresResponse\x120\n" +
 	"\x06stores\x18\x01 \x03(\v2\x18.gabion.cluster.v1.StoreR\x06stores\"\xad\x01\n" +
@@ -2160,7 +2403,15 @@ const file_kv_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\bR\x05admin\"+\n" +
 	"\x11NewClientResponse\x12\x16\n" +
-	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"K\n" +
+	"\x06bundle\x18\x01 \x01(\fR\x06bundle\"\x14\n" +
+	"\x12ListClientsRequest\"J\n" +
+	"\x13ListClientsResponse\x123\n" +
+	"\aclients\x18\x01 \x03(\v2\x19.gabion.cluster.v1.ClientR\aclients\"C\n" +
+	"\x13RevokeClientRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aunknown\x18\x02 \x01(\bR\aunknown\"0\n" +
+	"\x14RevokeClientResponse\x12\x18\n" +
+	"\aunheard\x18\x01 \x03(\tR\aunheard\"K\n" +
 	"\x0fAnnounceRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1e\n" +
 	"\n" +
@@ -2177,13 +2428,17 @@ const file_kv_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06secret\x18\x03 \x01(\fR\x06secret\x12\x18\n" +
-	"\alearner\x18\x04 \x01(\bR\alearner\"\xae\x01\n" +
+	"\alearner\x18\x04 \x01(\bR\alearner\"\xe4\x01\n" +
 	"\fJoinResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x127\n" +
 	"\bredirect\x18\x02 \x01(\v2\x1b.gabion.cluster.v1.RedirectR\bredirect\x12 \n" +
 	"\vcertificate\x18\x03 \x01(\fR\vcertificate\x12-\n" +
-	"\x05nodes\x18\x04 \x03(\v2\x17.gabion.cluster.v1.NodeR\x05nodes2\xd8\n" +
-	"\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x17.gabion.cluster.v1.NodeR\x05nodes\x124\n" +
+	"\arefusal\x18\x05 \x01(\x0e2\x1a.gabion.cluster.v1.RefusalR\arefusal*A\n" +
+	"\aRefusal\x12\x11\n" +
+	"\rREFUSAL_OTHER\x10\x00\x12\x11\n" +
+	"\rREFUSAL_TOKEN\x10\x01\x12\x10\n" +
+	"\fREFUSAL_NAME\x10\x022\x97\f\n" +
 	"\aCluster\x12M\n" +
 	"\x06Status\x12 .gabion.cluster.v1.StatusRequest\x1a!.gabion.cluster.v1.StatusResponse\x12Y\n" +
 	"\n" +
@@ -2202,7 +2457,9 @@ const file_kv_cluster_clusterpb_cluster_proto_rawDesc = "" +
 	"RemoveNode\x12$.gabion.cluster.v1.RemoveNodeRequest\x1a%.gabion.cluster.v1.RemoveNodeResponse\x12\\\n" +
 	"\vReplaceNode\x12%.gabion.cluster.v1.ReplaceNodeRequest\x1a&.gabion.cluster.v1.ReplaceNodeResponse\x12S\n" +
 	"\bNewToken\x12\".gabion.cluster.v1.NewTokenRequest\x1a#.gabion.cluster.v1.NewTokenResponse\x12V\n" +
-	"\tNewClient\x12#.gabion.cluster.v1.NewClientRequest\x1a$.gabion.cluster.v1.NewClientResponse\x12S\n" +
+	"\tNewClient\x12#.gabion.cluster.v1.NewClientRequest\x1a$.gabion.cluster.v1.NewClientResponse\x12\\\n" +
+	"\vListClients\x12%.gabion.cluster.v1.ListClientsRequest\x1a&.gabion.cluster.v1.ListClientsResponse\x12_\n" +
+	"\fRevokeClient\x12&.gabion.cluster.v1.RevokeClientRequest\x1a'.gabion.cluster.v1.RevokeClientResponse\x12S\n" +
 	"\bAnnounce\x12\".gabion.cluster.v1.AnnounceRequest\x1a#.gabion.cluster.v1.AnnounceResponse\x12S\n" +
 	"\bSetReady\x12\".gabion.cluster.v1.SetReadyRequest\x1a#.gabion.cluster.v1.SetReadyResponseB1Z/github.com/gabionfs/gabion/kv/cluster/clusterpbb\x06proto3"
 
@@ -2218,99 +2475,112 @@ func file_kv_cluster_clusterpb_cluster_proto_rawDescGZIP() []byte {
 	return file_kv_cluster_clusterpb_cluster_proto_rawDescData
 }
 
-var file_kv_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_kv_cluster_clusterpb_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_kv_cluster_clusterpb_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_kv_cluster_clusterpb_cluster_proto_goTypes = []any{
-	(*Redirect)(nil),               // 0: gabion.cluster.v1.Redirect
-	(*Member)(nil),                 // 1: gabion.cluster.v1.Member
-	(*StatusRequest)(nil),          // 2: gabion.cluster.v1.StatusRequest
-	(*NodeInfo)(nil),               // 3: gabion.cluster.v1.NodeInfo
-	(*StoreInfo)(nil),              // 4: gabion.cluster.v1.StoreInfo
-	(*MemberInfo)(nil),             // 5: gabion.cluster.v1.MemberInfo
-	(*StatusResponse)(nil),         // 6: gabion.cluster.v1.StatusResponse
-	(*NodeStatusRequest)(nil),      // 7: gabion.cluster.v1.NodeStatusRequest
-	(*NodeStatusResponse)(nil),     // 8: gabion.cluster.v1.NodeStatusResponse
-	(*ListStoresRequest)(nil),      // 9: gabion.cluster.v1.ListStoresRequest
-	(*ListStoresResponse)(nil),     // 10: gabion.cluster.v1.ListStoresResponse
-	(*CreateStoreRequest)(nil),     // 11: gabion.cluster.v1.CreateStoreRequest
-	(*CreateStoreResponse)(nil),    // 12: gabion.cluster.v1.CreateStoreResponse
-	(*DeleteStoreRequest)(nil),     // 13: gabion.cluster.v1.DeleteStoreRequest
-	(*DeleteStoreResponse)(nil),    // 14: gabion.cluster.v1.DeleteStoreResponse
-	(*SetMembersRequest)(nil),      // 15: gabion.cluster.v1.SetMembersRequest
-	(*SetMembersResponse)(nil),     // 16: gabion.cluster.v1.SetMembersResponse
-	(*SetPreferredRequest)(nil),    // 17: gabion.cluster.v1.SetPreferredRequest
-	(*SetPreferredResponse)(nil),   // 18: gabion.cluster.v1.SetPreferredResponse
-	(*TransferLeaderRequest)(nil),  // 19: gabion.cluster.v1.TransferLeaderRequest
-	(*TransferLeaderResponse)(nil), // 20: gabion.cluster.v1.TransferLeaderResponse
-	(*SetLearnerRequest)(nil),      // 21: gabion.cluster.v1.SetLearnerRequest
-	(*SetLearnerResponse)(nil),     // 22: gabion.cluster.v1.SetLearnerResponse
-	(*RemoveNodeRequest)(nil),      // 23: gabion.cluster.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),     // 24: gabion.cluster.v1.RemoveNodeResponse
-	(*ReplaceNodeRequest)(nil),     // 25: gabion.cluster.v1.ReplaceNodeRequest
-	(*ReplaceNodeResponse)(nil),    // 26: gabion.cluster.v1.ReplaceNodeResponse
-	(*NewTokenRequest)(nil),        // 27: gabion.cluster.v1.NewTokenRequest
-	(*NewTokenResponse)(nil),       // 28: gabion.cluster.v1.NewTokenResponse
-	(*NewClientRequest)(nil),       // 29: gabion.cluster.v1.NewClientRequest
-	(*NewClientResponse)(nil),      // 30: gabion.cluster.v1.NewClientResponse
-	(*AnnounceRequest)(nil),        // 31: gabion.cluster.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),       // 32: gabion.cluster.v1.AnnounceResponse
-	(*SetReadyRequest)(nil),        // 33: gabion.cluster.v1.SetReadyRequest
-	(*SetReadyResponse)(nil),       // 34: gabion.cluster.v1.SetReadyResponse
-	(*JoinRequest)(nil),            // 35: gabion.cluster.v1.JoinRequest
-	(*JoinResponse)(nil),           // 36: gabion.cluster.v1.JoinResponse
-	(*Node)(nil),                   // 37: gabion.cluster.v1.Node
-	(*Store)(nil),                  // 38: gabion.cluster.v1.Store
-	(*Address)(nil),                // 39: gabion.cluster.v1.Address
+	(Refusal)(0),                   // 0: gabion.cluster.v1.Refusal
+	(*Redirect)(nil),               // 1: gabion.cluster.v1.Redirect
+	(*Member)(nil),                 // 2: gabion.cluster.v1.Member
+	(*StatusRequest)(nil),          // 3: gabion.cluster.v1.StatusRequest
+	(*NodeInfo)(nil),               // 4: gabion.cluster.v1.NodeInfo
+	(*StoreInfo)(nil),              // 5: gabion.cluster.v1.StoreInfo
+	(*MemberInfo)(nil),             // 6: gabion.cluster.v1.MemberInfo
+	(*StatusResponse)(nil),         // 7: gabion.cluster.v1.StatusResponse
+	(*NodeStatusRequest)(nil),      // 8: gabion.cluster.v1.NodeStatusRequest
+	(*NodeStatusResponse)(nil),     // 9: gabion.cluster.v1.NodeStatusResponse
+	(*ListStoresRequest)(nil),      // 10: gabion.cluster.v1.ListStoresRequest
+	(*ListStoresResponse)(nil),     // 11: gabion.cluster.v1.ListStoresResponse
+	(*CreateStoreRequest)(nil),     // 12: gabion.cluster.v1.CreateStoreRequest
+	(*CreateStoreResponse)(nil),    // 13: gabion.cluster.v1.CreateStoreResponse
+	(*DeleteStoreRequest)(nil),     // 14: gabion.cluster.v1.DeleteStoreRequest
+	(*DeleteStoreResponse)(nil),    // 15: gabion.cluster.v1.DeleteStoreResponse
+	(*SetMembersRequest)(nil),      // 16: gabion.cluster.v1.SetMembersRequest
+	(*SetMembersResponse)(nil),     // 17: gabion.cluster.v1.SetMembersResponse
+	(*SetPreferredRequest)(nil),    // 18: gabion.cluster.v1.SetPreferredRequest
+	(*SetPreferredResponse)(nil),   // 19: gabion.cluster.v1.SetPreferredResponse
+	(*TransferLeaderRequest)(nil),  // 20: gabion.cluster.v1.TransferLeaderRequest
+	(*TransferLeaderResponse)(nil), // 21: gabion.cluster.v1.TransferLeaderResponse
+	(*SetLearnerRequest)(nil),      // 22: gabion.cluster.v1.SetLearnerRequest
+	(*SetLearnerResponse)(nil),     // 23: gabion.cluster.v1.SetLearnerResponse
+	(*RemoveNodeRequest)(nil),      // 24: gabion.cluster.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),     // 25: gabion.cluster.v1.RemoveNodeResponse
+	(*ReplaceNodeRequest)(nil),     // 26: gabion.cluster.v1.ReplaceNodeRequest
+	(*ReplaceNodeResponse)(nil),    // 27: gabion.cluster.v1.ReplaceNodeResponse
+	(*NewTokenRequest)(nil),        // 28: gabion.cluster.v1.NewTokenRequest
+	(*NewTokenResponse)(nil),       // 29: gabion.cluster.v1.NewTokenResponse
+	(*NewClientRequest)(nil),       // 30: gabion.cluster.v1.NewClientRequest
+	(*NewClientResponse)(nil),      // 31: gabion.cluster.v1.NewClientResponse
+	(*ListClientsRequest)(nil),     // 32: gabion.cluster.v1.ListClientsRequest
+	(*ListClientsResponse)(nil),    // 33: gabion.cluster.v1.ListClientsResponse
+	(*RevokeClientRequest)(nil),    // 34: gabion.cluster.v1.RevokeClientRequest
+	(*RevokeClientResponse)(nil),   // 35: gabion.cluster.v1.RevokeClientResponse
+	(*AnnounceRequest)(nil),        // 36: gabion.cluster.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),       // 37: gabion.cluster.v1.AnnounceResponse
+	(*SetReadyRequest)(nil),        // 38: gabion.cluster.v1.SetReadyRequest
+	(*SetReadyResponse)(nil),       // 39: gabion.cluster.v1.SetReadyResponse
+	(*JoinRequest)(nil),            // 40: gabion.cluster.v1.JoinRequest
+	(*JoinResponse)(nil),           // 41: gabion.cluster.v1.JoinResponse
+	(*Node)(nil),                   // 42: gabion.cluster.v1.Node
+	(*Store)(nil),                  // 43: gabion.cluster.v1.Store
+	(*Client)(nil),                 // 44: gabion.cluster.v1.Client
+	(*Address)(nil),                // 45: gabion.cluster.v1.Address
 }
 var file_kv_cluster_clusterpb_cluster_proto_depIdxs = []int32{
-	37, // 0: gabion.cluster.v1.NodeInfo.node:type_name -> gabion.cluster.v1.Node
-	38, // 1: gabion.cluster.v1.StoreInfo.store:type_name -> gabion.cluster.v1.Store
-	5,  // 2: gabion.cluster.v1.StoreInfo.members:type_name -> gabion.cluster.v1.MemberInfo
-	1,  // 3: gabion.cluster.v1.MemberInfo.member:type_name -> gabion.cluster.v1.Member
-	3,  // 4: gabion.cluster.v1.StatusResponse.nodes:type_name -> gabion.cluster.v1.NodeInfo
-	4,  // 5: gabion.cluster.v1.StatusResponse.stores:type_name -> gabion.cluster.v1.StoreInfo
-	1,  // 6: gabion.cluster.v1.NodeStatusResponse.members:type_name -> gabion.cluster.v1.Member
-	38, // 7: gabion.cluster.v1.ListStoresResponse.stores:type_name -> gabion.cluster.v1.Store
-	38, // 8: gabion.cluster.v1.CreateStoreResponse.store:type_name -> gabion.cluster.v1.Store
-	38, // 9: gabion.cluster.v1.SetMembersResponse.store:type_name -> gabion.cluster.v1.Store
-	39, // 10: gabion.cluster.v1.AnnounceResponse.known:type_name -> gabion.cluster.v1.Address
-	0,  // 11: gabion.cluster.v1.AnnounceResponse.leader:type_name -> gabion.cluster.v1.Redirect
-	0,  // 12: gabion.cluster.v1.JoinResponse.redirect:type_name -> gabion.cluster.v1.Redirect
-	37, // 13: gabion.cluster.v1.JoinResponse.nodes:type_name -> gabion.cluster.v1.Node
-	2,  // 14: gabion.cluster.v1.Cluster.Status:input_type -> gabion.cluster.v1.StatusRequest
-	7,  // 15: gabion.cluster.v1.Cluster.NodeStatus:input_type -> gabion.cluster.v1.NodeStatusRequest
-	9,  // 16: gabion.cluster.v1.Cluster.ListStores:input_type -> gabion.cluster.v1.ListStoresRequest
-	11, // 17: gabion.cluster.v1.Cluster.CreateStore:input_type -> gabion.cluster.v1.CreateStoreRequest
-	13, // 18: gabion.cluster.v1.Cluster.DeleteStore:input_type -> gabion.cluster.v1.DeleteStoreRequest
-	15, // 19: gabion.cluster.v1.Cluster.SetMembers:input_type -> gabion.cluster.v1.SetMembersRequest
-	17, // 20: gabion.cluster.v1.Cluster.SetPreferred:input_type -> gabion.cluster.v1.SetPreferredRequest
-	19, // 21: gabion.cluster.v1.Cluster.TransferLeader:input_type -> gabion.cluster.v1.TransferLeaderRequest
-	21, // 22: gabion.cluster.v1.Cluster.SetLearner:input_type -> gabion.cluster.v1.SetLearnerRequest
-	23, // 23: gabion.cluster.v1.Cluster.RemoveNode:input_type -> gabion.cluster.v1.RemoveNodeRequest
-	25, // 24: gabion.cluster.v1.Cluster.ReplaceNode:input_type -> gabion.cluster.v1.ReplaceNodeRequest
-	27, // 25: gabion.cluster.v1.Cluster.NewToken:input_type -> gabion.cluster.v1.NewTokenRequest
-	29, // 26: gabion.cluster.v1.Cluster.NewClient:input_type -> gabion.cluster.v1.NewClientRequest
-	31, // 27: gabion.cluster.v1.Cluster.Announce:input_type -> gabion.cluster.v1.AnnounceRequest
-	33, // 28: gabion.cluster.v1.Cluster.SetReady:input_type -> gabion.cluster.v1.SetReadyRequest
-	6,  // 29: gabion.cluster.v1.Cluster.Status:output_type -> gabion.cluster.v1.StatusResponse
-	8,  // 30: gabion.cluster.v1.Cluster.NodeStatus:output_type -> gabion.cluster.v1.NodeStatusResponse
-	10, // 31: gabion.cluster.v1.Cluster.ListStores:output_type -> gabion.cluster.v1.ListStoresResponse
-	12, // 32: gabion.cluster.v1.Cluster.CreateStore:output_type -> gabion.cluster.v1.CreateStoreResponse
-	14, // 33: gabion.cluster.v1.Cluster.DeleteStore:output_type -> gabion.cluster.v1.DeleteStoreResponse
-	16, // 34: gabion.cluster.v1.Cluster.SetMembers:output_type -> gabion.cluster.v1.SetMembersResponse
-	18, // 35: gabion.cluster.v1.Cluster.SetPreferred:output_type -> gabion.cluster.v1.SetPreferredResponse
-	20, // 36: gabion.cluster.v1.Cluster.TransferLeader:output_type -> gabion.cluster.v1.TransferLeaderResponse
-	22, // 37: gabion.cluster.v1.Cluster.SetLearner:output_type -> gabion.cluster.v1.SetLearnerResponse
-	24, // 38: gabion.cluster.v1.Cluster.RemoveNode:output_type -> gabion.cluster.v1.RemoveNodeResponse
-	26, // 39: gabion.cluster.v1.Cluster.ReplaceNode:output_type -> gabion.cluster.v1.ReplaceNodeResponse
-	28, // 40: gabion.cluster.v1.Cluster.NewToken:output_type -> gabion.cluster.v1.NewTokenResponse
-	30, // 41: gabion.cluster.v1.Cluster.NewClient:output_type -> gabion.cluster.v1.NewClientResponse
-	32, // 42: gabion.cluster.v1.Cluster.Announce:output_type -> gabion.cluster.v1.AnnounceResponse
-	34, // 43: gabion.cluster.v1.Cluster.SetReady:output_type -> gabion.cluster.v1.SetReadyResponse
-	29, // [29:44] is the sub-list for method output_type
-	14, // [14:29] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	42, // 0: gabion.cluster.v1.NodeInfo.node:type_name -> gabion.cluster.v1.Node
+	43, // 1: gabion.cluster.v1.StoreInfo.store:type_name -> gabion.cluster.v1.Store
+	6,  // 2: gabion.cluster.v1.StoreInfo.members:type_name -> gabion.cluster.v1.MemberInfo
+	2,  // 3: gabion.cluster.v1.MemberInfo.member:type_name -> gabion.cluster.v1.Member
+	4,  // 4: gabion.cluster.v1.StatusResponse.nodes:type_name -> gabion.cluster.v1.NodeInfo
+	5,  // 5: gabion.cluster.v1.StatusResponse.stores:type_name -> gabion.cluster.v1.StoreInfo
+	2,  // 6: gabion.cluster.v1.NodeStatusResponse.members:type_name -> gabion.cluster.v1.Member
+	43, // 7: gabion.cluster.v1.ListStoresResponse.stores:type_name -> gabion.cluster.v1.Store
+	43, // 8: gabion.cluster.v1.CreateStoreResponse.store:type_name -> gabion.cluster.v1.Store
+	43, // 9: gabion.cluster.v1.SetMembersResponse.store:type_name -> gabion.cluster.v1.Store
+	44, // 10: gabion.cluster.v1.ListClientsResponse.clients:type_name -> gabion.cluster.v1.Client
+	45, // 11: gabion.cluster.v1.AnnounceResponse.known:type_name -> gabion.cluster.v1.Address
+	1,  // 12: gabion.cluster.v1.AnnounceResponse.leader:type_name -> gabion.cluster.v1.Redirect
+	1,  // 13: gabion.cluster.v1.JoinResponse.redirect:type_name -> gabion.cluster.v1.Redirect
+	42, // 14: gabion.cluster.v1.JoinResponse.nodes:type_name -> gabion.cluster.v1.Node
+	0,  // 15: gabion.cluster.v1.JoinResponse.refusal:type_name -> gabion.cluster.v1.Refusal
+	3,  // 16: gabion.cluster.v1.Cluster.Status:input_type -> gabion.cluster.v1.StatusRequest
+	8,  // 17: gabion.cluster.v1.Cluster.NodeStatus:input_type -> gabion.cluster.v1.NodeStatusRequest
+	10, // 18: gabion.cluster.v1.Cluster.ListStores:input_type -> gabion.cluster.v1.ListStoresRequest
+	12, // 19: gabion.cluster.v1.Cluster.CreateStore:input_type -> gabion.cluster.v1.CreateStoreRequest
+	14, // 20: gabion.cluster.v1.Cluster.DeleteStore:input_type -> gabion.cluster.v1.DeleteStoreRequest
+	16, // 21: gabion.cluster.v1.Cluster.SetMembers:input_type -> gabion.cluster.v1.SetMembersRequest
+	18, // 22: gabion.cluster.v1.Cluster.SetPreferred:input_type -> gabion.cluster.v1.SetPreferredRequest
+	20, // 23: gabion.cluster.v1.Cluster.TransferLeader:input_type -> gabion.cluster.v1.TransferLeaderRequest
+	22, // 24: gabion.cluster.v1.Cluster.SetLearner:input_type -> gabion.cluster.v1.SetLearnerRequest
+	24, // 25: gabion.cluster.v1.Cluster.RemoveNode:input_type -> gabion.cluster.v1.RemoveNodeRequest
+	26, // 26: gabion.cluster.v1.Cluster.ReplaceNode:input_type -> gabion.cluster.v1.ReplaceNodeRequest
+	28, // 27: gabion.cluster.v1.Cluster.NewToken:input_type -> gabion.cluster.v1.NewTokenRequest
+	30, // 28: gabion.cluster.v1.Cluster.NewClient:input_type -> gabion.cluster.v1.NewClientRequest
+	32, // 29: gabion.cluster.v1.Cluster.ListClients:input_type -> gabion.cluster.v1.ListClientsRequest
+	34, // 30: gabion.cluster.v1.Cluster.RevokeClient:input_type -> gabion.cluster.v1.RevokeClientRequest
+	36, // 31: gabion.cluster.v1.Cluster.Announce:input_type -> gabion.cluster.v1.AnnounceRequest
+	38, // 32: gabion.cluster.v1.Cluster.SetReady:input_type -> gabion.cluster.v1.SetReadyRequest
+	7,  // 33: gabion.cluster.v1.Cluster.Status:output_type -> gabion.cluster.v1.StatusResponse
+	9,  // 34: gabion.cluster.v1.Cluster.NodeStatus:output_type -> gabion.cluster.v1.NodeStatusResponse
+	11, // 35: gabion.cluster.v1.Cluster.ListStores:output_type -> gabion.cluster.v1.ListStoresResponse
+	13, // 36: gabion.cluster.v1.Cluster.CreateStore:output_type -> gabion.cluster.v1.CreateStoreResponse
+	15, // 37: gabion.cluster.v1.Cluster.DeleteStore:output_type -> gabion.cluster.v1.DeleteStoreResponse
+	17, // 38: gabion.cluster.v1.Cluster.SetMembers:output_type -> gabion.cluster.v1.SetMembersResponse
+	19, // 39: gabion.cluster.v1.Cluster.SetPreferred:output_type -> gabion.cluster.v1.SetPreferredResponse
+	21, // 40: gabion.cluster.v1.Cluster.TransferLeader:output_type -> gabion.cluster.v1.TransferLeaderResponse
+	23, // 41: gabion.cluster.v1.Cluster.SetLearner:output_type -> gabion.cluster.v1.SetLearnerResponse
+	25, // 42: gabion.cluster.v1.Cluster.RemoveNode:output_type -> gabion.cluster.v1.RemoveNodeResponse
+	27, // 43: gabion.cluster.v1.Cluster.ReplaceNode:output_type -> gabion.cluster.v1.ReplaceNodeResponse
+	29, // 44: gabion.cluster.v1.Cluster.NewToken:output_type -> gabion.cluster.v1.NewTokenResponse
+	31, // 45: gabion.cluster.v1.Cluster.NewClient:output_type -> gabion.cluster.v1.NewClientResponse
+	33, // 46: gabion.cluster.v1.Cluster.ListClients:output_type -> gabion.cluster.v1.ListClientsResponse
+	35, // 47: gabion.cluster.v1.Cluster.RevokeClient:output_type -> gabion.cluster.v1.RevokeClientResponse
+	37, // 48: gabion.cluster.v1.Cluster.Announce:output_type -> gabion.cluster.v1.AnnounceResponse
+	39, // 49: gabion.cluster.v1.Cluster.SetReady:output_type -> gabion.cluster.v1.SetReadyResponse
+	33, // [33:50] is the sub-list for method output_type
+	16, // [16:33] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_kv_cluster_clusterpb_cluster_proto_init() }
@@ -2324,13 +2594,14 @@ func file_kv_cluster_clusterpb_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kv_cluster_clusterpb_cluster_proto_rawDesc), len(file_kv_cluster_clusterpb_cluster_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   37,
+			NumEnums:      1,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_kv_cluster_clusterpb_cluster_proto_goTypes,
 		DependencyIndexes: file_kv_cluster_clusterpb_cluster_proto_depIdxs,
+		EnumInfos:         file_kv_cluster_clusterpb_cluster_proto_enumTypes,
 		MessageInfos:      file_kv_cluster_clusterpb_cluster_proto_msgTypes,
 	}.Build()
 	File_kv_cluster_clusterpb_cluster_proto = out.File

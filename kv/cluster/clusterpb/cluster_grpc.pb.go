@@ -34,6 +34,8 @@ const (
 	Cluster_ReplaceNode_FullMethodName    = "/gabion.cluster.v1.Cluster/ReplaceNode"
 	Cluster_NewToken_FullMethodName       = "/gabion.cluster.v1.Cluster/NewToken"
 	Cluster_NewClient_FullMethodName      = "/gabion.cluster.v1.Cluster/NewClient"
+	Cluster_ListClients_FullMethodName    = "/gabion.cluster.v1.Cluster/ListClients"
+	Cluster_RevokeClient_FullMethodName   = "/gabion.cluster.v1.Cluster/RevokeClient"
 	Cluster_Announce_FullMethodName       = "/gabion.cluster.v1.Cluster/Announce"
 	Cluster_SetReady_FullMethodName       = "/gabion.cluster.v1.Cluster/SetReady"
 )
@@ -67,6 +69,9 @@ type ClusterClient interface {
 	NewToken(ctx context.Context, in *NewTokenRequest, opts ...grpc.CallOption) (*NewTokenResponse, error)
 	// NewClient makes the bundle of a client.
 	NewClient(ctx context.Context, in *NewClientRequest, opts ...grpc.CallOption) (*NewClientResponse, error)
+	ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error)
+	// RevokeClient makes the cluster refuse a client for ever, on its open connections too.
+	RevokeClient(ctx context.Context, in *RevokeClientRequest, opts ...grpc.CallOption) (*RevokeClientResponse, error)
 	// Announce is how a node says where it listens, and learns where others do. Nodes only.
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
 	// SetReady is how the leader of a new store says that it leads. Nodes only.
@@ -211,6 +216,26 @@ func (c *clusterClient) NewClient(ctx context.Context, in *NewClientRequest, opt
 	return out, nil
 }
 
+func (c *clusterClient) ListClients(ctx context.Context, in *ListClientsRequest, opts ...grpc.CallOption) (*ListClientsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListClientsResponse)
+	err := c.cc.Invoke(ctx, Cluster_ListClients_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RevokeClient(ctx context.Context, in *RevokeClientRequest, opts ...grpc.CallOption) (*RevokeClientResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeClientResponse)
+	err := c.cc.Invoke(ctx, Cluster_RevokeClient_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AnnounceResponse)
@@ -260,6 +285,9 @@ type ClusterServer interface {
 	NewToken(context.Context, *NewTokenRequest) (*NewTokenResponse, error)
 	// NewClient makes the bundle of a client.
 	NewClient(context.Context, *NewClientRequest) (*NewClientResponse, error)
+	ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error)
+	// RevokeClient makes the cluster refuse a client for ever, on its open connections too.
+	RevokeClient(context.Context, *RevokeClientRequest) (*RevokeClientResponse, error)
 	// Announce is how a node says where it listens, and learns where others do. Nodes only.
 	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
 	// SetReady is how the leader of a new store says that it leads. Nodes only.
@@ -312,6 +340,12 @@ func (UnimplementedClusterServer) NewToken(context.Context, *NewTokenRequest) (*
 }
 func (UnimplementedClusterServer) NewClient(context.Context, *NewClientRequest) (*NewClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method NewClient not implemented")
+}
+func (UnimplementedClusterServer) ListClients(context.Context, *ListClientsRequest) (*ListClientsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListClients not implemented")
+}
+func (UnimplementedClusterServer) RevokeClient(context.Context, *RevokeClientRequest) (*RevokeClientResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeClient not implemented")
 }
 func (UnimplementedClusterServer) Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Announce not implemented")
@@ -574,6 +608,42 @@ func _Cluster_NewClient_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_ListClients_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListClientsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ListClients(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ListClients_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ListClients(ctx, req.(*ListClientsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RevokeClient_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeClientRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RevokeClient(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RevokeClient_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RevokeClient(ctx, req.(*RevokeClientRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_Announce_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AnnounceRequest)
 	if err := dec(in); err != nil {
@@ -668,6 +738,14 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "NewClient",
 			Handler:    _Cluster_NewClient_Handler,
+		},
+		{
+			MethodName: "ListClients",
+			Handler:    _Cluster_ListClients_Handler,
+		},
+		{
+			MethodName: "RevokeClient",
+			Handler:    _Cluster_RevokeClient_Handler,
 		},
 		{
 			MethodName: "Announce",

@@ -442,6 +442,84 @@ func (x *Store) GetNonce() []byte {
 	return nil
 }
 
+// Client is keyed by the client's name in keyspace "client". Those that were made before there was such a row
+// have none, until they are revoked.
+type Client struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Admin         bool                   `protobuf:"varint,2,opt,name=admin,proto3" json:"admin,omitempty"`                                // it was given a certificate with which the cluster can be administered
+	Issued        uint32                 `protobuf:"varint,3,opt,name=issued,proto3" json:"issued,omitempty"`                              // how many certificates it was given
+	IssuedUnix    int64                  `protobuf:"varint,4,opt,name=issued_unix,json=issuedUnix,proto3" json:"issued_unix,omitempty"`    // when it was given the last one
+	RevokedUnix   int64                  `protobuf:"varint,5,opt,name=revoked_unix,json=revokedUnix,proto3" json:"revoked_unix,omitempty"` // since then all of them are refused, for ever; 0: they are not
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Client) Reset() {
+	*x = Client{}
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Client) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Client) ProtoMessage() {}
+
+func (x *Client) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Client.ProtoReflect.Descriptor instead.
+func (*Client) Descriptor() ([]byte, []int) {
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Client) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Client) GetAdmin() bool {
+	if x != nil {
+		return x.Admin
+	}
+	return false
+}
+
+func (x *Client) GetIssued() uint32 {
+	if x != nil {
+		return x.Issued
+	}
+	return 0
+}
+
+func (x *Client) GetIssuedUnix() int64 {
+	if x != nil {
+		return x.IssuedUnix
+	}
+	return 0
+}
+
+func (x *Client) GetRevokedUnix() int64 {
+	if x != nil {
+		return x.RevokedUnix
+	}
+	return 0
+}
+
 // Token is keyed by the SHA-256 of its secret in keyspace "token".
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -454,7 +532,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[4]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +544,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[4]
+	mi := &file_kv_cluster_clusterpb_directory_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +557,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{4}
+	return file_kv_cluster_clusterpb_directory_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Token) GetExpiresUnix() int64 {
@@ -538,7 +616,14 @@ const file_kv_cluster_clusterpb_directory_proto_rawDesc = "" +
 	"\blearners\x18\x06 \x03(\tR\blearners\x12\x1c\n" +
 	"\tpreferred\x18\a \x03(\tR\tpreferred\x12\x18\n" +
 	"\ainitial\x18\b \x03(\tR\ainitial\x12\x14\n" +
-	"\x05nonce\x18\t \x01(\fR\x05nonce\"a\n" +
+	"\x05nonce\x18\t \x01(\fR\x05nonce\"\x8e\x01\n" +
+	"\x06Client\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05admin\x18\x02 \x01(\bR\x05admin\x12\x16\n" +
+	"\x06issued\x18\x03 \x01(\rR\x06issued\x12\x1f\n" +
+	"\vissued_unix\x18\x04 \x01(\x03R\n" +
+	"issuedUnix\x12!\n" +
+	"\frevoked_unix\x18\x05 \x01(\x03R\vrevokedUnix\"a\n" +
 	"\x05Token\x12!\n" +
 	"\fexpires_unix\x18\x01 \x01(\x03R\vexpiresUnix\x12\x1b\n" +
 	"\tuses_left\x18\x02 \x01(\rR\busesLeft\x12\x18\n" +
@@ -567,7 +652,7 @@ func file_kv_cluster_clusterpb_directory_proto_rawDescGZIP() []byte {
 }
 
 var file_kv_cluster_clusterpb_directory_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_kv_cluster_clusterpb_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_kv_cluster_clusterpb_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_kv_cluster_clusterpb_directory_proto_goTypes = []any{
 	(NodeState)(0),    // 0: gabion.cluster.v1.NodeState
 	(StoreState)(0),   // 1: gabion.cluster.v1.StoreState
@@ -575,7 +660,8 @@ var file_kv_cluster_clusterpb_directory_proto_goTypes = []any{
 	(*Address)(nil),   // 3: gabion.cluster.v1.Address
 	(*Addresses)(nil), // 4: gabion.cluster.v1.Addresses
 	(*Store)(nil),     // 5: gabion.cluster.v1.Store
-	(*Token)(nil),     // 6: gabion.cluster.v1.Token
+	(*Client)(nil),    // 6: gabion.cluster.v1.Client
+	(*Token)(nil),     // 7: gabion.cluster.v1.Token
 }
 var file_kv_cluster_clusterpb_directory_proto_depIdxs = []int32{
 	0, // 0: gabion.cluster.v1.Node.state:type_name -> gabion.cluster.v1.NodeState
@@ -599,7 +685,7 @@ func file_kv_cluster_clusterpb_directory_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kv_cluster_clusterpb_directory_proto_rawDesc), len(file_kv_cluster_clusterpb_directory_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -16,13 +16,13 @@ import (
 	"time"
 )
 
-// Certificates hold for long: a cluster whose certificates ran out would stop all at once. A node or a
-// client loses its rights by being removed, not by waiting.
-const (
-	validity = 20 * 365 * 24 * time.Hour
-	// backdated is how wrong the clock of a machine may be without its certificates being refused.
-	backdated = 48 * time.Hour
-)
+// validity is how long the certificates of a cluster hold, all until the same day: a cluster whose
+// certificates ran out would stop all at once. A node or a client loses its rights by being removed, not by
+// waiting.
+//
+// They hold since 1970, so that neither a node whose clock is behind is shut out, nor one whose certificate
+// was issued while the issuer's clock was ahead.
+const validity = 20 * 365 * 24 * time.Hour
 
 // NewKey makes a private key for a certificate.
 func NewKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
@@ -63,7 +63,7 @@ func template(subject pkix.Name) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: serial.Add(serial, big.NewInt(1)),
 		Subject:      subject,
-		NotBefore:    time.Now().Add(-backdated),
+		NotBefore:    time.Unix(0, 0),
 		NotAfter:     time.Now().Add(validity),
 	}
 }
@@ -80,6 +80,7 @@ func (a *CA) Issue(id ID, pub crypto.PublicKey) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("%w: the key of %s is not on the curve P-256", ErrIdentity, id)
 	}
 	t := template(pkix.Name{CommonName: id.Kind.String() + " " + id.Name})
+	t.NotBefore, t.NotAfter = a.Cert.NotBefore, a.Cert.NotAfter
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if id.Kind == Node {
