@@ -62,15 +62,9 @@ func newHistory(t *testing.T, seed uint64) *history {
 	if len(h.faults) == 2 && h.faults[0].name == h.faults[1].name {
 		h.faults = h.faults[:1]
 	}
-	if !harness.Long() && slices.ContainsFunc(h.faults, isMembers) {
-		// A change that waits for another fault to end outlasts a short history.
-		h.faults = slices.DeleteFunc(h.faults, func(f nemesis) bool { return !isMembers(f) })
-	}
 	h.need()
 	return h
 }
-
-func isMembers(f nemesis) bool { return f.name == "members" }
 
 // need gives the cluster what its faults need.
 func (h *history) need() {

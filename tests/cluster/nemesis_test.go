@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/gabionfs/gabion/tests/harness"
 )
 
 // nemesis is a kind of fault. One that is under way when the history ends is undone.
@@ -221,7 +223,7 @@ func transferLeader(ctx context.Context, h *history, r *rand.Rand) error {
 func changeMembers(ctx context.Context, h *history, r *rand.Rand) error {
 	now, all := h.c.members(), h.c.all()
 	// What has begun is brought to its end, whatever becomes of the history's time.
-	long, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	long, cancel := context.WithTimeout(context.WithoutCancel(ctx), harness.Patience(patience))
 	defer cancel()
 	if len(now) <= h.c.o.nodes && len(all) < h.c.o.nodes+h.c.o.spares {
 		h.rec.fault("a node joins")

@@ -57,8 +57,9 @@ type node struct {
 
 	mu      sync.Mutex
 	child   *harness.Child // the last one that was started
-	removed bool           // from the cluster
-	logs    []string       // of those before
+	joined  bool           // the cluster
+	removed bool           // from it
+	logs    []string       // of the children before
 }
 
 // startCluster makes a cluster with the store. It waits until the store can be written to.
@@ -74,7 +75,7 @@ func startCluster(t testing.TB, o options) *cluster {
 	defer cancel()
 	first := c.newNode(1)
 	c.must(c.role(ctx, first, "init", first.dir, first.id, first.addr))
-	first.start()
+	first.begin()
 	c.bundle = filepath.Join(c.dir, "admin.pem")
 	c.must(c.role(ctx, first, "bundle", first.dir, c.bundle))
 	for i := 2; i <= o.nodes; i++ {
@@ -107,7 +108,7 @@ func (c *cluster) newNode(host int) *node {
 		n.addr = fmt.Sprintf("127.%d.%d.%d:%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250), 10000+rand.IntN(20000))
 	}
 	n.dir = filepath.Join(c.dir, n.id)
-	if c.o.loops && host <= c.o.nodes {
+	if c.o.loops {
 		n.loop = harness.NewLoop(c.t, "ext4", 256<<20)
 		n.dir = filepath.Join(n.loop.Dir, n.id)
 	}
@@ -131,7 +132,7 @@ func (c *cluster) join(ctx context.Context, host int) (*node, error) {
 	if err := c.role(ctx, n, "join", n.dir, n.id, n.addr, strings.Join(peers, ","), strings.TrimSpace(token)); err != nil {
 		return n, err
 	}
-	n.start()
+	n.begin()
 	return n, nil
 }
 
@@ -200,11 +201,19 @@ func (c *cluster) starter(host int, start func(*exec.Cmd) error) func(*exec.Cmd)
 	return func(cmd *exec.Cmd) error { return c.net.On(host, func() error { return start(cmd) }) }
 }
 
+// begin starts the node for the first time. Until then no fault starts it.
+func (n *node) begin() {
+	n.mu.Lock()
+	n.joined = true
+	n.mu.Unlock()
+	n.start()
+}
+
 // start starts the node's process, unless it runs.
 func (n *node) start() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.removed || n.running() {
+	if !n.joined || n.removed || n.running() {
 		return
 	}
 	if n.child != nil {

@@ -42,7 +42,7 @@ func initNode(args []string) error {
 }
 
 func joinNode(args []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience(patience))
 	defer cancel()
 	return kvcluster.Join(ctx, kvcluster.JoinOptions{
 		Dir: args[0], ID: args[1], Advertise: args[2], Peers: strings.Split(args[3], ","), Token: args[4], Logger: logger()})
@@ -72,7 +72,7 @@ func runNode(args []string) error {
 
 // bundle writes the credentials of an administrator to a file.
 func bundle(args []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience(patience))
 	defer cancel()
 	c, err := kvcluster.DialFile(args[0])
 	if err != nil {
@@ -88,7 +88,7 @@ func bundle(args []string) error {
 
 // administer runs one command of the administration.
 func administer(args []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience(patience))
 	defer cancel()
 	b, err := kvcluster.LoadBundle(args[0])
 	if err != nil {
@@ -105,7 +105,7 @@ func administer(args []string) error {
 		_, err = c.CreateStore(ctx, &clusterpb.CreateStoreRequest{Name: args[1]})
 	case "token":
 		var token string
-		if token, err = c.NewToken(ctx, kvcluster.TokenOptions{TTL: 720 * time.Hour}); err == nil {
+		if token, err = c.NewToken(ctx, kvcluster.TokenOptions{TTL: kvcluster.MaxTokenTTL}); err == nil {
 			fmt.Println(token)
 		}
 	case "transfer":
