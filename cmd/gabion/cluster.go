@@ -53,7 +53,7 @@ administrator with the file that --cluster names (default $GABION_CLUSTER).`,
 	fl.DurationVar(&f.timeout, "timeout", 30*time.Second, "give up after this `time`, with the reason")
 	fl.BoolVar(&f.json, "json", false, "print JSON")
 	cmd.AddCommand(newClusterInit(e, &f), newClusterToken(e, &f), newClusterStatus(e, &f), newClusterAdd(e, &f), newClusterRemove(e, &f),
-		newClusterReplace(e, &f), newClusterTransfer(e, &f), newClusterPreferred(e, &f), newClusterStore(e, &f), newClusterClient(e, &f))
+		newClusterReplace(e, &f), newClusterTransfer(e, &f), newClusterPreferred(e, &f), newClusterStore(e, &f), newClusterClient(e, &f), newClusterClients(e, &f), newClusterRevoke(e, &f))
 	return cmd
 }
 
@@ -98,6 +98,9 @@ func (f *clusterFlags) runAs(e *env, cmd *cobra.Command, fn func(context.Context
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 	defer cancel()
+	defer e.endProgress()
+	silent := time.AfterFunc(2*time.Second, func() { e.progress("no answer yet, asking %s", strings.Join(bundle.Addrs, ", ")) })
+	defer silent.Stop()
 	return errors.Join(explainCluster(fn(ctx, c, bundle), bundle), c.Close())
 }
 
@@ -133,16 +136,28 @@ func explainCluster(err error, b *identity.Bundle) error {
 	case err == nil:
 		return nil
 	case strings.Contains(err.Error(), "`gabion "): // says it already
+	case errors.Is(err, cluster.ErrDenied) && strings.Contains(err.Error(), cluster.NotAccepted):
+		return refusedBy(b)
 	case errors.Is(err, cluster.ErrDenied):
 		return fmt.Errorf("%w: you speak as %s; use --data with a node's directory, or a file made with `gabion cluster client NAME FILE --admin`", err, b.ID)
 	case errors.Is(err, kv.ErrNoStore):
 		return fmt.Errorf("%w: `gabion cluster store list` shows them", err)
+	case errors.Is(err, cluster.ErrNoClient):
+		return fmt.Errorf("%w: `gabion cluster clients` shows them", err)
 	case errors.Is(err, cluster.ErrNoNode):
 		return fmt.Errorf("%w: `gabion cluster status` shows them", err)
 	case errors.Is(err, kv.ErrNoQuorum):
 		return fmt.Errorf("%w; asked %s: are the nodes running, and is the majority of them reachable from here?", err, strings.Join(b.Addrs, ", "))
 	}
 	return err
+}
+
+// refusedBy says that the cluster does not admit the holder of a bundle.
+func refusedBy(b *identity.Bundle) error {
+	if b.ID.Kind == identity.Node {
+		return fmt.Errorf("the cluster refuses node %s, which was removed: use the directory of another node, or the file of a client", b.ID.Name)
+	}
+	return fmt.Errorf("the cluster refuses client %s, which was revoked: use another file; `gabion cluster client NAME FILE --data DIR` makes one on a node", b.ID.Name)
 }
 
 // checkListen refuses an address that cannot be listened on, and one that others could not use although
@@ -248,11 +263,18 @@ func emptyDir(dir string) error {
 		}
 	}
 	for _, entry := range list {
-		if n := entry.Name(); n != "lost+found" && n != "members" && n != "stores" && n != "join.key" {
+		if n := entry.Name(); n != "lost+found" && !cluster.Unfinished(n) {
 			return fmt.Errorf("%s is not empty, it holds %q: give an empty directory, or one that does not exist, with --data", dir, n)
 		}
 	}
 	return nil
+}
+
+func nodes(n int) string {
+	if n == 1 {
+		return "one node"
+	}
+	return fmt.Sprintf("%d nodes", n)
 }
 
 func newClusterToken(e *env, f *clusterFlags) *cobra.Command {
@@ -265,7 +287,7 @@ once and within its time: it proves to the newcomer that it talks to this
 cluster, and to the cluster that the newcomer may join.`,
 		Example: "  gabion cluster token --data n1\n  gabion cluster token --data n1 --ttl 24h --uses 5\n  gabion cluster token --data n1 > token; gabion node --data n2 --listen 10.0.0.2:7000 --token-file token",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.TTL < time.Second || o.TTL > 365*24*time.Hour {
+			if o.TTL < time.Second || o.TTL > cluster.MaxTokenTTL {
 				return usagef("--ttl %v: it must lie between 1s and a year", o.TTL)
 			}
 			if o.Uses < 1 || o.Uses > 1000 {
@@ -279,7 +301,9 @@ cluster, and to the cluster that the newcomer may join.`,
 				if f.json {
 					return e.printJSON(map[string]any{"token": token, "expires": time.Now().Add(o.TTL).UTC().Format(time.RFC3339), "uses": o.Uses})
 				}
-				_, err = fmt.Fprintln(e.out, token)
+				if _, err = fmt.Fprintln(e.out, token); err == nil {
+					_, err = fmt.Fprintf(e.err, "gabion: it holds for %s and %s: gabion node --data DIR --listen HOST:PORT --token-file FILE\n", short(o.TTL), nodes(o.Uses))
+				}
 				return err
 			})
 		},
@@ -287,47 +311,5 @@ cluster, and to the cluster that the newcomer may join.`,
 	cmd.Flags().DurationVar(&o.TTL, "ttl", time.Hour, "how long it can be used")
 	cmd.Flags().IntVar(&o.Uses, "uses", 1, "how many nodes may join with it")
 	cmd.Flags().BoolVar(&o.Learner, "learner", false, "whoever joins with it never votes")
-	return cmd
-}
-
-func newClusterClient(e *env, f *clusterFlags) *cobra.Command {
-	var admin bool
-	cmd := &cobra.Command{
-		Use:   "client NAME FILE",
-		Short: "Make the file with which a client reaches the cluster",
-		Long: `Make a file that lets whoever has it use the stores of the cluster: addresses of
-nodes, the certificate of the cluster, and a certificate with its private key.
-With --admin it may also do what the commands of "gabion cluster" do. "-" prints
-it.`,
-		Example: "  gabion cluster client app app.pem --data n1\n  gabion cluster client anna anna.pem --admin --data n1\n  gabion kv --cluster app.pem --store app ping",
-		Args:    exactArgs("a name and a file", 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNames("client", args[0]); err != nil {
-				return err
-			}
-			if args[1] != "-" && exists(args[1]) {
-				return fmt.Errorf("%s exists: remove it, or give another name", args[1])
-			}
-			return f.run(e, cmd, func(ctx context.Context, c *cluster.Client) error {
-				raw, err := c.NewClient(ctx, args[0], admin)
-				if err != nil {
-					return err
-				}
-				if args[1] == "-" {
-					_, err = e.out.Write(raw)
-					return err
-				}
-				if err := identity.WriteFile(args[1], raw); err != nil {
-					return err
-				}
-				if f.json {
-					return e.printJSON(map[string]any{"file": args[1], "client": args[0], "admin": admin})
-				}
-				_, err = fmt.Fprintf(e.out, "wrote %s\n", args[1])
-				return err
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&admin, "admin", false, "it may also administer the cluster")
 	return cmd
 }

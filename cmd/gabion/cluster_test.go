@@ -10,58 +10,80 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gabionfs/gabion/kv/cluster/identity"
 )
 
 var nodeReady = regexp.MustCompile(`(?m)^ready: node=(\S+) listen=(\S+) cluster=([0-9a-f]{32})$`)
 
-// runNode starts `gabion node` on dir and waits for its ready line. It is stopped at the end of the test
-// at the latest. stop ends it as an operator does, and wants a clean end.
-func runNode(t *testing.T, dir string, args ...string) (listen string, stop func()) {
+// nodeProcess is a running `gabion node`.
+type nodeProcess struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	out    lockedBuffer
+	ended  chan struct{} // closed when the process has ended
+	listen string        // of the ready line
+}
+
+// startNode starts `gabion node` on dir and waits for its ready line. It is killed at the end of the test at
+// the latest.
+func startNode(t *testing.T, dir string, args ...string) *nodeProcess {
 	t.Helper()
-	cmd := exec.Command(binary, append([]string{"node", "--data", dir, "--listen", "127.0.0.1:0"}, args...)...)
-	cmd.Dir, cmd.Env = t.TempDir(), environment()
-	var out lockedBuffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
+	n := &nodeProcess{t: t, ended: make(chan struct{})}
+	n.cmd = exec.Command(binary, append([]string{"node", "--data", dir, "--listen", "127.0.0.1:0"}, args...)...)
+	n.cmd.Dir, n.cmd.Env = t.TempDir(), environment()
+	n.cmd.Stdout, n.cmd.Stderr = &n.out, &n.out
+	if err := n.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
 	go func() {
-		defer close(ended)
-		cmd.Wait()
+		defer close(n.ended)
+		n.cmd.Wait()
 	}()
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		<-ended
+		n.cmd.Process.Kill()
+		<-n.ended
 		if t.Failed() {
-			t.Logf("gabion node printed:\n%s", out.String())
+			t.Logf("gabion node printed:\n%s", n.out.String())
 		}
 	})
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		if m := nodeReady.FindStringSubmatch(out.String()); m != nil {
-			listen = m[2]
-			break
+		if m := nodeReady.FindStringSubmatch(n.out.String()); m != nil {
+			n.listen = m[2]
+			return n
 		}
 		select {
-		case <-ended:
-			t.Fatalf("gabion node has ended: %v\n%s", cmd.ProcessState, out.String())
+		case <-n.ended:
+			t.Fatalf("gabion node has ended: %v\n%s", n.cmd.ProcessState, n.out.String())
 		default:
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not ready within %v\n%s", patience, out.String())
+			t.Fatalf("not ready within %v\n%s", patience, n.out.String())
 		}
 	}
-	return listen, func() {
+}
+
+// exits waits for the node's end, and wants that exit code.
+func (n *nodeProcess) exits(want int) {
+	n.t.Helper()
+	select {
+	case <-n.ended:
+	case <-time.After(patience):
+		n.t.Fatalf("the node does not stop\n%s", n.out.String())
+	}
+	if code := n.cmd.ProcessState.ExitCode(); code != want {
+		n.t.Fatalf("exit code %d, want %d\n%s", code, want, n.out.String())
+	}
+}
+
+// runNode is startNode. stop ends it as an operator does, and wants a clean end.
+func runNode(t *testing.T, dir string, args ...string) (listen string, stop func()) {
+	t.Helper()
+	n := startNode(t, dir, args...)
+	return n.listen, func() {
 		t.Helper()
-		cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			t.Fatalf("the node does not stop\n%s", out.String())
-		}
-		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			t.Fatalf("exit code %d after SIGTERM\n%s", code, out.String())
-		}
+		n.cmd.Process.Signal(syscall.SIGTERM)
+		n.exits(0)
 	}
 }
 
@@ -113,6 +135,17 @@ func TestClusterCommands(t *testing.T) {
 		t.Errorf("the client's file: %v %v", info, err)
 	}
 	gabion(t, "cluster", "store", "create", "mine", "--cluster", bundle).want(t, 1, "permission denied", "--admin")
+	gabion(t, "cluster", "clients", "--cluster", bundle).want(t, 1, "permission denied", "--admin")
+	var clients []struct {
+		Name            string
+		Admin           bool
+		Files           int
+		Issued, Revoked *time.Time
+	}
+	if r := run("cluster", "clients", "--json"); json.Unmarshal([]byte(r.out), &clients) != nil || len(clients) != 1 ||
+		clients[0].Name != "app" || clients[0].Admin || clients[0].Files != 1 || clients[0].Issued == nil || clients[0].Revoked != nil {
+		t.Errorf("clients --json: %s%s", r.out, r.err)
+	}
 	gabion(t, "kv", "get", "k", "--cluster", bundle).want(t, 2, "give --store with one of app")
 	gabion(t, "kv", "get", "k", "--cluster", bundle, "--store", "none", "--timeout", "5s").want(t, 1, "no such store")
 	gabion(t, "kv", "get", "k", "--cluster", filepath.Join(dir, "none"), "--store", "app").want(t, 1, "does not exist")
@@ -152,6 +185,15 @@ func TestClusterCommands(t *testing.T) {
 	run("cluster", "store", "delete", "copy", "--yes").want(t, 0)
 	gabion(t, "kv", "get", "n", "--cluster", n1, "--store", "copy", "--timeout", "5s").want(t, 1, "no such store")
 
+	run("cluster", "revoke", "ap").want(t, 1, "no such client", "cluster clients")
+	run("cluster", "revoke", "app").want(t, 0, "revoked client app")
+	run("cluster", "revoke", "app").want(t, 0)
+	run("cluster", "clients").want(t, 0, "app", "UTC")
+	run("cluster", "client", "app", filepath.Join(dir, "again.pem")).want(t, 1, "was revoked")
+	gabion(t, "kv", "get", "n", "--cluster", bundle, "--store", "app", "--timeout", "2s").want(t, 1, "refuses", "revoked")
+	gabion(t, "cluster", "status", "--cluster", bundle).want(t, 1, "revoked", "gabion cluster client")
+	app("kv", "get", "n").want(t, 0, "42")
+
 	stop()
 	gabion(t, "kv", "set", "k", "v", "--cluster", n1, "--store", "app", "--timeout", "1s").want(t, 1, "no quorum")
 	gabion(t, "cluster", "status", "--data", n1, "--timeout", "1s").want(t, 1, "are the nodes running")
@@ -179,14 +221,42 @@ func TestNodeRefusals(t *testing.T) {
 	n1 := filepath.Join(dir, "n1")
 	gabion(t, "cluster", "init", "--data", n1, "--listen", "127.0.0.1:0", "--id", "anna").want(t, 0)
 	_, stop := runNode(t, n1)
-	token := strings.TrimSpace(gabion(t, "cluster", "token", "--data", n1).out)
-	gabion(t, "node", "--data", filepath.Join(dir, "n2"), "--listen", "127.0.0.1:0", "--id", "anna", "--token", token).want(t, 1, "exists", "--id")
+	r := gabion(t, "cluster", "token", "--data", n1)
+	r.want(t, 0)
+	if !strings.Contains(r.err, "one node") || !strings.Contains(r.err, "1h00m") {
+		t.Errorf("what the token is good for: %q", r.err)
+	}
+	token, n2 := strings.TrimSpace(r.out), filepath.Join(dir, "n2")
+	join := func(token string, args ...string) result {
+		return gabion(t, append([]string{"node", "--data", n2, "--listen", "127.0.0.1:0", "--token", token}, args...)...)
+	}
+	join(token, "--id", "anna").want(t, 1, "exists", "--id")
+	short := strings.TrimSpace(gabion(t, "cluster", "token", "--data", n1, "--ttl", "1s").out)
+	time.Sleep(2 * time.Second) // until it has expired
+	join(short).want(t, 1, "it expired at", "gabion cluster token")
+	used := strings.TrimSpace(gabion(t, "cluster", "token", "--data", n1).out)
+	join(short).want(t, 1, "does not know it", "gabion cluster token") // it was forgotten when another was made
+	_, stopOther := runNode(t, filepath.Join(dir, "n3"), "--token", used, "--id", "carl")
+	join(used).want(t, 1, "as often as it may be", "gabion cluster token", "--uses")
+	stopOther()
 	stop()
+
+	// The address that the token names is another cluster's by now.
+	other := filepath.Join(dir, "other")
+	gabion(t, "cluster", "init", "--data", other, "--listen", "127.0.0.1:0").want(t, 0)
+	away, stopAway := runNode(t, other)
+	foreigner, err := identity.ParseToken(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreigner.Addrs = []string{away}
+	join(foreigner.String()).want(t, 1, "another cluster", "gabion cluster token", "--join")
+	stopAway()
 
 	// The state of the directory store is damaged.
 	log := filepath.Join(n1, "stores", "directory")
 	damaged := false
-	err := filepath.WalkDir(log, func(path string, d os.DirEntry, err error) error {
+	err = filepath.WalkDir(log, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -208,4 +278,37 @@ func TestNodeRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	gabion(t, "node", "--data", n1, "--listen", "127.0.0.1:0").want(t, 1, "identity cannot be read", "cluster replace")
+}
+
+// TestNodeRemoved: a node that the cluster has removed ends by itself, says what to do, and leaves its directory.
+func TestNodeRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	n1, n2 := filepath.Join(dir, "n1"), filepath.Join(dir, "n2")
+	gabion(t, "cluster", "init", "--data", n1, "--listen", "127.0.0.1:0", "--id", "anna").want(t, 0)
+	anna := startNode(t, n1)
+	token := strings.TrimSpace(gabion(t, "cluster", "token", "--data", n1).out)
+	bert := startNode(t, n2, "--token", token, "--id", "bert")
+	gabion(t, "cluster", "store", "create", "app", "--data", n1, "--timeout", "2m").want(t, 0)
+	gabion(t, "kv", "set", "k", "v", "--cluster", n1, "--store", "app", "--timeout", "2m").want(t, 0)
+	gabion(t, "cluster", "remove", "bert", "--data", n1, "--timeout", "2m").want(t, 0, "removed bert")
+	gone := func(n *nodeProcess) {
+		t.Helper()
+		n.exits(5)
+		for _, text := range []string{"node bert was removed from cluster", n2, "gabion cluster token", "--id"} {
+			if !strings.Contains(n.out.String(), text) {
+				t.Errorf("the removed node does not say %q:\n%s", text, n.out.String())
+			}
+		}
+		for _, name := range []string{"node.pem", "stores/directory"} {
+			if _, err := os.Stat(filepath.Join(n2, name)); err != nil {
+				t.Errorf("in the directory of the removed node: %v", err)
+			}
+		}
+	}
+	gone(bert)
+	gone(startNode(t, n2)) // as a service unit does
+	gabion(t, "kv", "get", "k", "--cluster", n1, "--store", "app").want(t, 0, "v")
+	anna.cmd.Process.Signal(syscall.SIGTERM)
+	anna.exits(0)
 }

@@ -144,7 +144,7 @@ func (f *kvFlags) with(e *env, ctx context.Context, fn func(context.Context, kva
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(ctx, s), s.Close())
+	return errors.Join(c.explain(ctx, fn(ctx, s)), s.Close())
 }
 
 // run is with, bounded by --timeout.

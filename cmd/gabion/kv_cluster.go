@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/gabionfs/gabion/cmd/internal/kvaccess"
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/kv/kvrpc"
@@ -34,6 +36,24 @@ func (e *env) dialCluster(ctx context.Context, path string) (*clusterConn, error
 	return &clusterConn{b, c}, nil
 }
 
+// explain says that the cluster refuses this client where that is why nobody answers.
+func (c *clusterConn) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, kv.ErrNoQuorum) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	admin, derr := cluster.Dial(c.bundle)
+	if derr != nil {
+		return err
+	}
+	defer admin.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, serr := admin.Stores(ctx); errors.Is(serr, cluster.ErrDenied) {
+		return refusedBy(c.bundle)
+	}
+	return err
+}
+
 func (c *clusterConn) Close() error { return c.client.Close() }
 
 // store returns the store of that name. Without a name the error lists those that there are.
@@ -50,7 +70,9 @@ func (c *clusterConn) store(ctx context.Context, name string) (kvaccess.Store, e
 	}
 	defer admin.Close()
 	stores, err := admin.Stores(ctx)
-	if err != nil {
+	if errors.Is(err, cluster.ErrDenied) {
+		return nil, explainCluster(err, c.bundle)
+	} else if err != nil {
 		return nil, errors.Join(usagef("which store? give --store NAME"), explainCluster(err, c.bundle))
 	}
 	if len(stores) == 0 {

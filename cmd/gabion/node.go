@@ -20,6 +20,9 @@ import (
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 )
 
+// exitRemoved is the exit code of a node that the cluster has removed.
+const exitRemoved = 5
+
 type nodeFlags struct {
 	listen, advertise, id string
 	join                  []string
@@ -45,7 +48,13 @@ again, and token and --join are not used. "gabion cluster init" makes the direct
 of the first node.
 
 SIGINT or SIGTERM hands over what it leads, stops and exits 0; a second one exits
-at once, which loses nothing that was acknowledged. Messages go to standard error.`,
+at once, which loses nothing that was acknowledged. Messages go to standard error.
+
+A node that the cluster has removed says so, stops and exits 5, now and whenever it
+is started again; its directory stays as it is. A service unit should not restart it
+then (systemd: RestartPreventExitStatus=5).
+
+Exit codes: 0 stopped, 1 failure, 2 bad usage, 5 removed from the cluster.`,
 		Example: `  gabion node --data n1 --listen 10.0.0.1:7000
   gabion node --data n2 --listen 10.0.0.2:7000 --token-file token --id bert
   gabion node --data n3 --listen :7000 --advertise carl.example.org:7000 --join anna.example.org:7000 --token gabion1...`,
@@ -149,10 +158,21 @@ func (f *nodeFlags) run(ctx context.Context, e *env) error {
 		return f.explain(e, err)
 	}
 	awaitAddress(ctx, e.data)
-	if _, err = fmt.Fprintf(e.out, "ready: node=%s listen=%s cluster=%s\n", n.ID(), n.Addr(), n.ClusterID()); err == nil {
-		<-ctx.Done()
+	if _, err = fmt.Fprintf(e.out, "ready: node=%s listen=%s cluster=%s\n", n.ID(), n.Addr(), n.ClusterID()); err != nil {
+		return errors.Join(err, n.Close())
 	}
-	return errors.Join(err, n.Close())
+	select {
+	case <-ctx.Done():
+		return n.Close()
+	case <-n.Done():
+	}
+	fmt.Fprintf(e.err, "gabion: node %s was removed from cluster %s, which refuses it from now on: it stops, and leaves %s as it is. "+
+		"The stores go on without it: delete %s when you miss nothing. To use this machine again, join as a new node: `gabion cluster token` on a node that runs, "+
+		"then `gabion node` here with an empty --data and another --id\n", n.ID(), n.ClusterID(), e.data, e.data)
+	if err := n.Close(); err != nil {
+		log.Warn("closing the node", "cause", err)
+	}
+	return exitError(exitRemoved)
 }
 
 // awaitAddress waits until the directory says where the node can be reached, so that commands can use it.
@@ -234,8 +254,12 @@ func (f *nodeFlags) explain(e *env, err error) error {
 			id = b.ID.Name
 		}
 		return fmt.Errorf("%w: what this node has acknowledged cannot be trusted any more, so it does not start. Make a new one with an empty --data and a new token, then run `gabion cluster replace %s NEW` on a node that runs", err, id)
-	case errors.Is(err, cluster.ErrExists), strings.Contains(err.Error(), cluster.ErrExists.Error()):
+	case errors.Is(err, cluster.ErrExists):
 		return fmt.Errorf("%w: give another --id, or an empty --data", err)
+	case errors.Is(err, cluster.ErrToken):
+		return fmt.Errorf("%w. Make another token on a node that runs: `gabion cluster token --data DIR`; with --ttl 24h it holds for a day instead of an hour, with --uses 3 three nodes can join", err)
+	case errors.Is(err, identity.ErrIdentity):
+		return fmt.Errorf("%w: the token is for another cluster than the nodes at these addresses, or they have changed: make a token with `gabion cluster token --data DIR` on a node of the right cluster, or say with --join where that one runs", err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, kv.ErrNoQuorum):
 		return fmt.Errorf("%w: are the other nodes running, and reachable from here?", err)
 	}
