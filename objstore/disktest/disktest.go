@@ -23,6 +23,8 @@ type Disk struct {
 	used      int64
 	fault     Fault
 	gate      chan struct{} // operations wait until it is closed; nil: they do not
+	writeGate chan struct{} // so do puts and deletions at this one
+	hanging   int           // puts and deletions that wait at writeGate
 	closed    bool
 	puts      int
 	gets      int
@@ -72,6 +74,50 @@ func (d *Disk) Hang() (release func()) {
 		d.gate = nil
 		close(gate)
 	})
+}
+
+// HangWrites makes puts and deletions wait until the returned function is called.
+func (d *Disk) HangWrites() (release func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	gate := make(chan struct{})
+	d.writeGate = gate
+	return sync.OnceFunc(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.writeGate = nil
+		close(gate)
+	})
+}
+
+// Hanging returns how many puts and deletions wait because of HangWrites.
+func (d *Disk) Hanging() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.hanging
+}
+
+// waitWrite lets HangWrites take effect.
+func (d *Disk) waitWrite(ctx context.Context) error {
+	d.mu.Lock()
+	gate := d.writeGate
+	if gate == nil {
+		d.mu.Unlock()
+		return nil
+	}
+	d.hanging++
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.hanging--
+	}()
+	select {
+	case <-gate:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Reopen makes a closed disk usable again, with what it holds.
@@ -166,7 +212,7 @@ func (d *Disk) check(err error) error {
 
 // PutFragment implements objstore.Disk.
 func (d *Disk) PutFragment(ctx context.Context, key objstore.FragmentKey, recovery, data []byte, sums []uint32) error {
-	if err := d.wait(ctx, d.faults().WriteDelay); err != nil {
+	if err := errors.Join(d.wait(ctx, d.faults().WriteDelay), d.waitWrite(ctx)); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -260,7 +306,10 @@ func (d *Disk) HasFragments(_ context.Context, keys []objstore.FragmentKey) ([]b
 }
 
 // DeleteFragments implements objstore.Disk.
-func (d *Disk) DeleteFragments(_ context.Context, keys []objstore.FragmentKey) error {
+func (d *Disk) DeleteFragments(ctx context.Context, keys []objstore.FragmentKey) error {
+	if err := d.waitWrite(ctx); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.check(d.fault.WriteErr); err != nil {

@@ -106,7 +106,7 @@ func (m *Maint) Rebalance(ctx context.Context) (more bool, err error) {
 			break
 		}
 	}
-	return r.objects > 0 && f.spread() > f.within, nil
+	return (r.objects > 0 || m.urgent()) && f.spread() > f.within, nil
 }
 
 type rebalance struct {

@@ -32,7 +32,11 @@ type rig struct {
 	t        fataler
 	policies []objstore.Policy
 	grace    time.Duration
-	disks    []*disktest.Disk // disk number i+1
+	capacity int64
+	node     func(disk int) string // nil: all on one
+	maint    Options               // what differs from those of tests
+	noCache  bool                  // every read goes to the disks
+	disks    []*disktest.Disk      // disk number i+1
 	store    *memkv.Store
 
 	mgr *manager.Manager
@@ -55,12 +59,19 @@ func newRig(t fataler, disks int, policies ...objstore.Policy) *rig {
 
 func newRigWith(t fataler, grace time.Duration, disks int, policies ...objstore.Policy) *rig {
 	t.Helper()
-	r := &rig{t: t, policies: policies, grace: grace, store: memkv.New(memkv.Rerun())}
+	r := &rig{t: t, policies: policies, grace: grace}
+	r.begin(disks)
+	return r
+}
+
+// begin makes the disks and opens everything.
+func (r *rig) begin(disks int) {
+	r.t.Helper()
+	r.store = memkv.New(memkv.Rerun())
 	for range disks {
-		r.disks = append(r.disks, disktest.New(0))
+		r.disks = append(r.disks, disktest.New(r.capacity))
 	}
 	r.open()
-	return r
 }
 
 func (r *rig) fatal(err error) {
@@ -79,9 +90,18 @@ func (r *rig) open() {
 	for i := range r.disks {
 		r.attach(i)
 	}
-	r.m = New(Options{KV: r.store, Disks: r.mgr, Rate: -1, RepairDelay: -1, CollectEvery: -1, ScrubEvery: -1, UploadGrace: 10 * time.Second,
-		Namespaces: func() []*client.Namespace { return []*client.Namespace{r.ns} }})
-	r.c = client.New(client.Options{Disks: r.mgr, Trouble: r.m, HedgeMin: time.Second, Grace: r.grace})
+	o := r.maint
+	o.KV, o.Disks, o.Namespaces = r.store, r.mgr, func() []*client.Namespace { return []*client.Namespace{r.ns} }
+	o.Rate, o.RepairDelay, o.CollectEvery, o.UploadGrace = -1, -1, -1, 10*time.Second
+	if o.ScrubEvery == 0 {
+		o.ScrubEvery = -1
+	}
+	r.m = New(o)
+	co := client.Options{Disks: r.mgr, Trouble: r.m, HedgeMin: time.Second, Grace: r.grace}
+	if r.noCache {
+		co.FrameCache = -1
+	}
+	r.c = client.New(co)
 	n := nsm.Open(r.store, nsm.Options{Name: "test", Number: 1, Policies: r.policies, Disks: r.mgr, Highest: Highest(r.mgr)})
 	r.ns = r.c.Namespace(n, objstore.Preset{Name: "p", Policies: r.policies, FragmentSize: 8 << 10, Compression: objstore.CompressS2})
 }
@@ -89,7 +109,11 @@ func (r *rig) open() {
 func (r *rig) attach(i int) {
 	r.t.Helper()
 	r.disks[i].Reopen()
-	_, err := r.mgr.Attach(context.Background(), fmt.Sprint("asd", i), fmt.Sprint("dir", i), "here", r.disks[i])
+	node := "here"
+	if r.node != nil {
+		node = r.node(i)
+	}
+	_, err := r.mgr.Attach(context.Background(), fmt.Sprint("asd", i), fmt.Sprint("dir", i), node, r.disks[i])
 	r.fatal(err)
 }
 
