@@ -1,11 +1,13 @@
 package main_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -311,4 +313,56 @@ func TestNodeRemoved(t *testing.T) {
 	gabion(t, "kv", "get", "k", "--cluster", n1, "--store", "app").want(t, 0, "v")
 	anna.cmd.Process.Signal(syscall.SIGTERM)
 	anna.exits(0)
+}
+
+// TestBundleFollows: the copy of its bundle that a filesystem keeps names the nodes that come, and their new
+// addresses, so that it leads to the cluster when those are gone that it was made with.
+func TestBundleFollows(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	n1, n2, data, file := filepath.Join(dir, "n1"), filepath.Join(dir, "n2"), filepath.Join(dir, "data"), filepath.Join(dir, "app.pem")
+	gabion(t, "cluster", "init", "--data", n1, "--listen", "127.0.0.1:0", "--id", "anna").want(t, 0)
+	anna := startNode(t, n1)
+	gabion(t, "cluster", "store", "create", "app", "--data", n1, "--timeout", "2m").want(t, 0)
+	gabion(t, "cluster", "client", "app", file, "--data", n1).want(t, 0)
+	before, err := identity.ReadBundle(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := strings.TrimSpace(gabion(t, "cluster", "token", "--data", n1).out)
+	bert := startNode(t, n2, "--token", token, "--id", "bert")
+	p := up(t, "--data", data, anyPort, "--asds", "3", "--cluster", file, "--store", "app")
+	leadsTo := func(nodes ...*nodeProcess) {
+		t.Helper()
+		want := []string{}
+		for _, n := range nodes {
+			want = append(want, n.listen)
+		}
+		slices.Sort(want)
+		copied := filepath.Join(data, "cluster.pem")
+		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+			b, err := identity.ReadBundle(copied)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(b.Cert.Leaf.Raw, before.Cert.Leaf.Raw) {
+				t.Fatal("the copy is of somebody else")
+			}
+			if slices.Sort(b.Addrs); slices.Equal(b.Addrs, want) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the copy leads to %v, the nodes are at %v", b.Addrs, want)
+			}
+		}
+		if info, err := os.Stat(copied); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("the copy: %v %v", info, err)
+		}
+	}
+	leadsTo(anna, bert)
+	bert.cmd.Process.Signal(syscall.SIGTERM)
+	bert.exits(0)
+	bert = startNode(t, n2) // at another port
+	leadsTo(anna, bert)
+	p.stop()
 }

@@ -28,6 +28,8 @@ const (
 	// attemptTimeout bounds one attempt of a call that has to find out who can answer.
 	attemptTimeout = 5 * time.Second
 	retryPause     = 50 * time.Millisecond
+	// maxAddrs bounds the addresses that a client knows and a bundle holds.
+	maxAddrs = 64
 )
 
 // NotAccepted is in the text of an error that matches ErrDenied when not the call was refused but the caller,
@@ -130,7 +132,7 @@ func (c *Client) answered(address string) {
 	defer c.mu.Unlock()
 	c.addrs = slices.DeleteFunc(c.addrs, func(a string) bool { return a == address })
 	c.addrs = slices.Insert(c.addrs, 0, address)
-	c.addrs = c.addrs[:min(len(c.addrs), 64)]
+	c.addrs = c.addrs[:min(len(c.addrs), maxAddrs)]
 }
 
 // learn adds addresses at the end of those to try.
@@ -138,7 +140,7 @@ func (c *Client) learn(addrs []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, a := range addrs {
-		if a != "" && !slices.Contains(c.addrs, a) && len(c.addrs) < 64 {
+		if a != "" && !slices.Contains(c.addrs, a) && len(c.addrs) < maxAddrs {
 			c.addrs = append(c.addrs, a)
 		}
 	}
@@ -230,6 +232,21 @@ func (c *Client) Status(ctx context.Context) (out *clusterpb.StatusResponse, err
 		}
 	}
 	return out, err
+}
+
+// Addresses returns where the nodes of the cluster can be reached, sorted by their names, without those that are
+// leaving it.
+func (c *Client) Addresses(ctx context.Context) (out []string, err error) {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range st.Nodes {
+		if n.Node.State == clusterpb.NodeState_NODE_ACTIVE && identity.CheckAddr(n.Node.Address) == nil && len(out) < maxAddrs {
+			out = append(out, n.Node.Address)
+		}
+	}
+	return out, nil
 }
 
 // Stores lists the stores, as the node that answers knows them.

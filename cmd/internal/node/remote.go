@@ -29,6 +29,7 @@ type remote struct {
 	*kvsession.Session
 	client *kvrpc.Client
 	where  datadir.Remote
+	keeper *addressKeeper // nil: nothing works in the background
 }
 
 // openRemote takes the store that d remembers.
@@ -59,7 +60,13 @@ func openRemote(ctx context.Context, d *datadir.Dir, o Options) (Store, error) {
 	if err != nil {
 		return nil, errors.Join(explainOpen(err, where, b.Addrs), c.Close())
 	}
-	return &remote{s, c, where}, nil
+	r := &remote{Session: s, client: c, where: where}
+	if !o.Quiet {
+		if r.keeper, err = keepAddresses(d.Bundle(), b, o.Logger); err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
+	}
+	return r, nil
 }
 
 // explainOpen says what to do when a store could not be taken.
@@ -83,7 +90,12 @@ func (e *fencedError) Error() string { return e.text }
 func (e *fencedError) Unwrap() error { return kv.ErrFenced }
 
 // Close gives the store back.
-func (r *remote) Close() error { return errors.Join(r.Session.Close(), r.client.Close()) }
+func (r *remote) Close() error {
+	if r.keeper != nil {
+		r.keeper.close()
+	}
+	return errors.Join(r.Session.Close(), r.client.Close())
+}
 
 // Err says why the store cannot be used any more.
 func (r *remote) Err() error {
