@@ -15,6 +15,7 @@ func newBenchASD(b *benchEnv) *cobra.Command {
 	var kib []int
 	var mib int64
 	var many asdbench.Many
+	var compaction bool
 	cmd := &cobra.Command{
 		Use:   "asd",
 		Short: "Measure durable appends and verified reads of ASDs, beside the raw disk",
@@ -23,13 +24,22 @@ folder, beside what the same disk gives to a program that only appends and syncs
 
 With --records, measure instead one ASD with that many small records: memory, the
 time to open it after a clean stop and after kill -9, and lookups of keys that are
-there and that are not.`,
+there and that are not. With --compaction, measure what compaction costs those who
+read and write meanwhile, and how fast records are read in order after it.`,
 		Example: `  gabion bench asd --dir /mnt/disk1
   gabion bench asd --asds 1 --writers 1,8,64 --json
-  gabion bench asd --records 10000000`,
+  gabion bench asd --records 10000000
+  gabion bench asd --compaction`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("records") {
 				return benchManyRecords(cmd, b, many)
+			}
+			if compaction {
+				c := asdbench.Compaction{Bytes: 2 * mib << 20, Emit: func(r asdbench.Row) { b.print(figure(r)) }}
+				if c.Bytes < 1<<20 {
+					return usagef("--mib %d: it must be at least 1", mib)
+				}
+				return b.scratch(func(dir string) error { return c.Run(cmd.Context(), dir) })
 			}
 			if c.ASDs < 1 || c.ASDs > datadir.MaxASDs {
 				return usagef("--asds %d: it must lie between 1 and %d", c.ASDs, datadir.MaxASDs)
@@ -60,6 +70,7 @@ there and that are not.`,
 	cmd.Flags().Int64Var(&mib, "mib", 512, "how many `MiB` a figure writes, of the largest records")
 	cmd.Flags().Int64Var(&many.Records, "records", 0, "measure one ASD with that `number` of records instead")
 	cmd.Flags().IntVar(&many.Payload, "payload", 512, "`bytes` of each of these records")
+	cmd.Flags().BoolVar(&compaction, "compaction", false, "measure compaction instead, of twice --mib")
 	return cmd
 }
 

@@ -23,7 +23,8 @@ const (
 )
 
 // Compact brings the space of deleted records back now, as far as it is worth it: it compacts every
-// segment of which more than 5% is garbage, and gives what is free to the filesystem.
+// segment of which more than 5% is garbage, of those that there are when it begins, and gives what is free to the
+// filesystem.
 func (a *ASD) Compact(ctx context.Context) error {
 	if err := a.usable(); err != nil {
 		return err
@@ -31,7 +32,8 @@ func (a *ASD) Compact(ctx context.Context) error {
 	if err := a.syncUntil(a.lastWritten()); err != nil {
 		return err
 	}
-	if err := a.compactWhile(ctx, 0.05, -1, func() bool { return true }); err != nil {
+	newest := a.newestSegment()
+	if err := a.compactWhile(ctx, choice{fraction: 0.05, newest: newest}, -1, func() bool { return true }); err != nil {
 		return err
 	}
 	if err := a.submit(&request{trim: true}); err != nil {
@@ -40,16 +42,31 @@ func (a *ASD) Compact(ctx context.Context) error {
 	return a.trimPool(0)
 }
 
-// compactWhile compacts segments, those with the most garbage first, while there is one with at least that
-// fraction of it, and may says so.
-func (a *ASD) compactWhile(ctx context.Context, fraction float64, rate int64, may func() bool) error {
+// choice says which segments are worth their compaction.
+type choice struct {
+	fraction float64 // of garbage, at least
+	newest   uint64  // id of the last one that is looked at; 0: of all
+}
+
+func (a *ASD) newestSegment() (id uint64) {
+	a.table.RLock()
+	defer a.table.RUnlock()
+	for i := range a.table.segments {
+		id = max(id, i)
+	}
+	return id
+}
+
+// compactWhile compacts segments, those with the most garbage first, while there is one of the choice, and may
+// says so.
+func (a *ASD) compactWhile(ctx context.Context, of choice, rate int64, may func() bool) error {
 	a.compactMu.Lock()
 	defer a.compactMu.Unlock()
 	for may() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		s, err := a.victim(fraction)
+		s, err := a.victim(of)
 		if err != nil || s == nil {
 			return err
 		}
@@ -73,7 +90,7 @@ func (a *ASD) makeRoom(ctx context.Context) bool {
 	if a.syncUntil(a.lastWritten()) != nil {
 		return false
 	}
-	s, err := a.victim(0.1)
+	s, err := a.victim(choice{fraction: 0.1})
 	if err == nil && s != nil {
 		err = a.compactSegment(ctx, s, -1)
 	}
@@ -103,11 +120,13 @@ func (s *segment) worth(gain int64, fraction float64) bool {
 }
 
 // victim chooses the segment to compact next; nil when none is worth it.
-func (a *ASD) victim(fraction float64) (*segment, error) {
-	if err := a.recountDeletes(fraction); err != nil {
+func (a *ASD) victim(of choice) (*segment, error) {
+	if err := a.recountDeletes(of.fraction); err != nil {
 		return nil, err
 	}
-	worth := func(s *segment) bool { return !s.missing && (s.empty() || s.worth(s.garbage(), fraction)) }
+	worth := func(s *segment) bool {
+		return !s.missing && (of.newest == 0 || s.id <= of.newest) && (s.empty() || s.worth(s.garbage(), of.fraction))
+	}
 	t := &a.table
 	t.RLock()
 	var best *segment

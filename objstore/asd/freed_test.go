@@ -17,7 +17,7 @@ func TestFreedBeforeACrash(t *testing.T) {
 		if err := a.submit(&request{seal: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.compactWhile(t.Context(), 0.01, -1, func() bool { return true }); err != nil {
+		if err := a.compactWhile(t.Context(), choice{fraction: 0.01}, -1, func() bool { return true }); err != nil {
 			t.Fatal(err)
 		}
 		if n := a.counters.freedSegment.Load(); n != 1 {

@@ -71,7 +71,7 @@ func (a *ASD) reclaim() error {
 		}
 	}()
 	may := func() bool { ok, _ := a.mayCompact(); return ok }
-	if err := a.compactWhile(ctx, a.opts.Compaction.MinGarbage, a.opts.Compaction.Rate, may); err != nil && ctx.Err() == nil {
+	if err := a.compactWhile(ctx, choice{fraction: a.opts.Compaction.MinGarbage}, a.opts.Compaction.Rate, may); err != nil && ctx.Err() == nil {
 		return err
 	}
 	if w := a.lastWritten(); w != a.quietLSN {

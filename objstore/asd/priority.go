@@ -10,7 +10,7 @@ import (
 type background struct{}
 
 // Background returns a context whose reads and updates give way to those of other contexts, as compaction does: for
-// scrub, repair and whoever else reads much and is not waited for. They still get a fifth of the time when the
+// scrub, repair and whoever else reads much and is not waited for. They still get a third of the time when the
 // others never pause.
 func Background(ctx context.Context) context.Context {
 	return context.WithValue(ctx, background{}, true)
@@ -20,7 +20,7 @@ func isBackground(ctx context.Context) bool { return ctx.Value(background{}) != 
 
 const (
 	minYield = time.Millisecond
-	maxYield = 100 * time.Millisecond
+	maxYield = 25 * time.Millisecond
 	// recently is how long after the end of an operation of the foreground the next one is expected.
 	recently = 20 * time.Millisecond
 )
@@ -54,7 +54,7 @@ func (a *ASD) active() bool {
 	return g.busy.Load() > 0 || last > 0 && time.Since(a.start)-time.Duration(last) < recently
 }
 
-// yield waits until the foreground pauses, at most four times as long as the background's last step took.
+// yield waits until the foreground pauses, at most twice as long as the background's last step took.
 func (g *gate) yield(ctx context.Context, step time.Duration) error {
 	if g.busy.Load() == 0 || g.urgent.Load() > 0 {
 		return ctx.Err()
@@ -62,7 +62,7 @@ func (g *gate) yield(ctx context.Context, step time.Duration) error {
 	g.yields.Add(1)
 	g.waits.Add(1)
 	defer g.waits.Add(-1)
-	t := time.NewTimer(min(max(4*step, minYield), maxYield))
+	t := time.NewTimer(min(max(2*step, minYield), maxYield))
 	defer t.Stop()
 	for g.busy.Load() > 0 && g.urgent.Load() == 0 {
 		select {

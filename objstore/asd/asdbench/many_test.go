@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // childEnv makes the test binary be a phase of Many.
@@ -48,6 +49,32 @@ func TestMany(t *testing.T) {
 	}
 	if list, _ := os.ReadDir(dir); len(list) != 0 {
 		t.Errorf("left over: %v", list)
+	}
+}
+
+func TestCompaction(t *testing.T) {
+	dir := t.TempDir()
+	seen := make(map[string]bool)
+	c := Compaction{Bytes: 16 << 20, Size: 16 << 10, For: 100 * time.Millisecond, Emit: func(r Row) { seen[r.Name] = true }}
+	if err := c.Run(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"gets during compaction", "durable puts during compaction", "iteration in the order of keys, after compaction"} {
+		if !seen[name] {
+			t.Errorf("no row %q in %v", name, seen)
+		}
+	}
+	if list, _ := os.ReadDir(dir); len(list) != 0 {
+		t.Errorf("left over: %v", list)
+	}
+}
+
+func BenchmarkCompaction(b *testing.B) {
+	for b.Loop() {
+		c := Compaction{Emit: func(r Row) { fmt.Printf("%-60s %12.3f %s\n", r.Name, r.Value, r.Unit) }}
+		if err := c.Run(b.Context(), b.TempDir()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
