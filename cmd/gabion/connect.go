@@ -26,8 +26,12 @@ func (e *env) withClient(ctx context.Context, fn func(*control.Client) error) (e
 	if err != nil {
 		return e.explain(err)
 	}
+	secret, err := (&secretFlags{}).read(e)
+	if err != nil {
+		return errors.Join(err, d.Close())
+	}
 	log := slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: slog.LevelError}))
-	n, err := node.Open(ctx, d, node.Options{Logger: log, Version: buildVersion(), Quiet: true})
+	n, err := node.Open(ctx, d, node.Options{Logger: log, Version: buildVersion(), Quiet: true, Secret: secret})
 	if err != nil {
 		return errors.Join(err, d.Close())
 	}

@@ -96,7 +96,7 @@ Exit codes: 0 success, 1 failure, 2 bad usage.`,
 	root.SetErr(e.err)
 	root.PersistentFlags().StringVar(&e.data, "data", "", "data directory (default $GABION_DATA or ./gabion-data)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newUp(e), newStatus(e), newFsck(e), newASD(e), newKV(e), newObject(e), newNamespace(e), newPreset(e), newNode(e), newCluster(e), newBench(e), newVersion(e))
+	root.AddCommand(newUp(e), newStatus(e), newFsck(e), newASD(e), newKV(e), newObject(e), newNamespace(e), newPreset(e), newKey(e), newNode(e), newCluster(e), newBench(e), newVersion(e))
 	strict(root)
 	return root
 }

@@ -77,6 +77,13 @@ func (e *env) printStatus(s control.Status) error {
 		row("preset", "%s, version %d: %s, compression %s, encryption %s; used by %s", p.Name, p.Version, strings.Join(p.Policies, " "),
 			p.Compression, p.Encryption, orDash(strings.Join(p.Namespaces, ", ")))
 	}
+	if s.Keys.Present {
+		state := "locked: the content needs its " + s.Keys.Secret
+		if s.Keys.Unlocked {
+			state = "unlocked, by a " + s.Keys.Secret
+		}
+		row("encryption", "%s", state)
+	}
 	row("capacity", "%s used, %s free of %s; %d files", size(s.Capacity.Used), size(s.Capacity.Free), size(s.Capacity.Total), s.Capacity.Files)
 	if r := s.KV.Remote; r != nil {
 		row("kv", "store %s of cluster %s, %s pending, %s cached", r.Store, r.Cluster, size(s.KV.PendingBytes), size(s.KV.RecentBytes))

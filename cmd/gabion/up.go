@@ -33,6 +33,7 @@ type upFlags struct {
 	cluster      string
 	store        string
 	steal        bool
+	secret       secretFlags
 }
 
 func newUp(e *env) *cobra.Command {
@@ -64,12 +65,17 @@ and the mount stay on this machine. The data directory remembers the store. One
 process at a time uses a store in this way; after a crash the same data directory
 takes it again at once. --steal takes it from another one that is gone for good.
 
+With --key-file or --passphrase-file a new filesystem is encrypted, for ever: the
+content of files, never their names. The same is needed at every start; without it
+the content cannot be read by anyone. "gabion key new FILE" makes a key file.
+
 A policy is k,m,c,x: k data and m parity fragments, a write is acknowledged once
 c are durable, at most x on one node. Repeat --policy for fallbacks, best first.`,
 		Example: `  gabion up --mount /mnt/gabion
   gabion up --data /srv/gabion --asds 4 --policy 2,2,3,4 --dav off --mount /mnt/gabion
   gabion up --data /srv/gabion --asd /disk1/asd --asd /disk2/asd --asd /disk3/asd
   gabion up --data /srv/gabion --cluster home.pem --store home --mount /home
+  gabion up --data /srv/gabion --key-file /root/gabion.key --mount /mnt/gabion
   gabion up --dav 0.0.0.0:8080 --dav-user anna --dav-password-file /etc/gabion/password`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := f.options(e, cmd.Flags().Changed)
@@ -91,6 +97,7 @@ c are durable, at most x on one node. Repeat --policy for fallbacks, best first.
 	fl.StringVar(&f.cluster, "cluster", "", "`file` that \"gabion cluster client\" made: keep the metadata on that cluster")
 	fl.StringVar(&f.store, "store", "", "`name` of the store of the cluster")
 	fl.BoolVar(&f.steal, "steal", false, "take the store from whoever holds it, who loses what was not fsynced")
+	f.secret.add(cmd)
 	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users use the mount (as root the default)")
 	fl.BoolVar(&f.noAllowOther, "no-allow-other", false, "keep other users out of the mount")
 	fl.StringVar(&f.memory, "memory", "400MiB", "soft `limit` of the process's heap")
@@ -146,6 +153,11 @@ func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, er
 	if err := f.storeOptions(&o); err != nil {
 		return o, err
 	}
+	secret, err := f.secret.read(e)
+	if err != nil {
+		return o, err
+	}
+	o.Secret = secret
 	if changed("mount") && f.mount == "" {
 		return o, usagef("--mount is empty")
 	}

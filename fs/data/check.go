@@ -50,8 +50,12 @@ type CheckSummary struct{ Extents, Inline, Blobs, Packs, Problems int64 }
 // in one consistent view. report must not call the store. It holds about 80 bytes in memory
 // for each blob and 40 for each file.
 func Check(ctx context.Context, store kv.Store, ns objstore.Namespace, o CheckOptions, report func(Problem)) (CheckSummary, error) {
+	store, err := sealRows(ctx, store, ns)
+	if err != nil {
+		return CheckSummary{}, fmt.Errorf("check content: %w", err)
+	}
 	c := &checker{ctx: ctx, kv: store, ns: ns, o: o}
-	err := store.View(ctx, kv.Pending, c.rows)
+	err = store.View(ctx, kv.Pending, c.rows)
 	if err == nil {
 		err = c.objects()
 	}

@@ -12,16 +12,15 @@ import (
 
 // contents reads every blob and compares it with its hash.
 func (c *checker) contents() error {
-	var key []byte
-	err := c.kv.View(c.ctx, kv.Pending, func(r kv.Reader) error {
-		v, err := r.Get(ksData, keyHash)
-		key = append([]byte(nil), v...)
+	var key hashKey
+	err := c.kv.View(c.ctx, kv.Pending, func(r kv.Reader) (err error) {
+		key, err = loadKey(r, c.ns)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	hasher, err := blake3.NewKeyed(key)
+	hasher, err := blake3.NewKeyed(key.key[:])
 	if err != nil {
 		return &DamageError{"the key of the content hash", err}
 	}

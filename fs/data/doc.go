@@ -26,7 +26,7 @@
 //	pack    pack:8                       -> flags blobs live total [hash:32]     one object of the namespace
 //	dead    pack:8                       -> (empty)     an object to delete, no reference is left
 //	doomed  content:8                    -> (empty)     content to free, no inode has it
-//	data    "key"                        -> 32 bytes    key of the content hash
+//	data    "key"                        -> 32 bytes    key of the content hash (see sealed.go for encrypted volumes)
 //	        "next"                       -> 8 bytes     pack and content ids below were handed out
 //	        "settled"                    -> 8 bytes     no object below lacks its pack row
 //

@@ -2,7 +2,6 @@ package data
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -72,6 +71,10 @@ type Store struct {
 // background work. ns holds the objects; its manifests are in the same kv store or are durable when
 // Put returns.
 func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options) (*Store, error) {
+	store, err := sealRows(ctx, store, ns)
+	if err != nil {
+		return nil, fmt.Errorf("open content: %w", err)
+	}
 	s := &Store{
 		kv: store, ns: ns, log: o.Logger, clock: o.Clock, flushAfter: o.FlushAfter,
 		files: make(map[fs.Ino]*file), dirty: make(map[*file]time.Time), pins: newPins(),
@@ -125,21 +128,16 @@ func Open(ctx context.Context, store kv.Store, ns objstore.Namespace, o Options)
 // load reads the volume's hash key and counters, and which files have inline rows.
 func (s *Store) load(ctx context.Context) error {
 	return s.kv.Update(ctx, kv.Durable, func(t kv.Txn) error {
-		key, err := t.Get(ksData, keyHash)
-		switch {
-		case errors.Is(err, kv.ErrNotFound):
-			if _, err := rand.Read(s.key[:]); err != nil {
-				return err
+		key, err := loadKey(t, s.ns)
+		if errors.Is(err, kv.ErrNotFound) {
+			if key, err = makeKey(t, s.ns); err == nil {
+				t.Put(ksData, keyNext, u64key(1))
 			}
-			t.Put(ksData, keyHash, append([]byte(nil), s.key[:]...))
-			t.Put(ksData, keyNext, u64key(1))
-		case err != nil:
-			return err
-		case len(key) != len(s.key):
-			return &DamageError{"the key of the content hash", errShort}
-		default:
-			copy(s.key[:], key)
 		}
+		if err != nil {
+			return err
+		}
+		s.key = key.key
 		s.hashers.New = func() any {
 			h, err := blake3.NewKeyed(s.key[:])
 			if err != nil {

@@ -47,6 +47,9 @@ type Options struct {
 	// Compression and FragmentSize of the preset, used with Policies and at the first start.
 	Compression  objstore.Compression
 	FragmentSize int
+	// Encryption of the preset, at the first start; it never changes.
+	Encryption objstore.Encryption
+	Keys       KeyOptions
 	// Capacity bounds the bytes of each ASD; 0 means its filesystem.
 	Capacity int64
 	// Node names this machine; "" means "local".
@@ -141,6 +144,9 @@ func (b *Backend) start(ctx context.Context) error {
 	if err := b.preset(ctx); err != nil {
 		return err
 	}
+	if err := b.unlock(ctx); err != nil {
+		return err
+	}
 	mo := b.o.Maintenance
 	mo.KV, mo.Disks, mo.Namespaces, mo.Logger = b.o.KV, b.disks, b.list, b.log
 	b.maint = maint.New(mo)
@@ -178,7 +184,10 @@ func (b *Backend) preset(ctx context.Context) error {
 	case !known && !errors.Is(err, objstore.ErrNotFound):
 		return err
 	}
-	p := objstore.Preset{Name: PresetName, Policies: b.o.Policies, FragmentSize: b.o.FragmentSize, Compression: b.o.Compression}
+	p := objstore.Preset{Name: PresetName, Policies: b.o.Policies, FragmentSize: b.o.FragmentSize, Compression: b.o.Compression, Encryption: b.o.Encryption}
+	if known {
+		p.Encryption, p.Checksum, p.Disks = old.Encryption, old.Checksum, old.Disks
+	}
 	if p.Policies == nil {
 		p.Policies = objstore.DefaultPolicies(len(b.disks.Disks()))
 	}
@@ -217,7 +226,11 @@ func (b *Backend) addNamespace(ctx context.Context, r manager.NamespaceRecord) e
 	}
 	if b.namespaces[r.Name] == nil {
 		n := nsm.Open(b.o.KV, nsm.Options{Name: r.Name, Number: r.Number, Policies: p.Policies, Disks: b.disks, Highest: maint.Highest(b.disks)})
-		b.namespaces[r.Name] = b.client.Namespace(n, p)
+		ns := b.client.Namespace(n, p)
+		if err := b.giveKeys(ctx, ns); err != nil {
+			return err
+		}
+		b.namespaces[r.Name] = ns
 	}
 	return nil
 }
@@ -234,6 +247,13 @@ func (b *Backend) namespace(ctx context.Context, name, preset string) (objstore.
 	b.mu.Unlock()
 	if ns != nil {
 		return ns, nil
+	}
+	p, err := b.disks.Preset(ctx, preset)
+	if err == nil {
+		err = b.checkUnlocked(p)
+	}
+	if err != nil {
+		return nil, err
 	}
 	r, err := b.disks.Namespace(ctx, name, preset)
 	if err != nil {

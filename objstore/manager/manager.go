@@ -16,6 +16,7 @@
 //	obj/preset      name               objstore.Preset
 //	obj/namespace   name               NamespaceRecord
 //	obj/seq         "disk" | "ns"      next number, 4 bytes big endian
+//	obj/key         "keyring"          see package crypt
 package manager
 
 import (
@@ -75,6 +76,8 @@ type Manager struct {
 	mu     sync.Mutex // guards changes of the table; taken before a Disk's own lock
 	table  atomic.Pointer[table]
 	events chan struct{}
+
+	keys keys // its lock is taken alone
 }
 
 // table is an immutable picture of all disks.

@@ -34,6 +34,8 @@ var kinds = []struct {
 	{"object-full", objstore.ErrFull, http.StatusInsufficientStorage},
 	{"object-no-quorum", objstore.ErrNoQuorum, http.StatusServiceUnavailable},
 	{"object-read-only", objstore.ErrReadOnly, http.StatusForbidden},
+	{"object-locked", objstore.ErrLocked, http.StatusForbidden},
+	{"object-wrong-key", objstore.ErrWrongKey, http.StatusForbidden},
 	{"object-closed", objstore.ErrClosed, http.StatusServiceUnavailable},
 	{"unsupported", errors.ErrUnsupported, http.StatusNotImplemented},
 	{"canceled", context.Canceled, http.StatusServiceUnavailable},

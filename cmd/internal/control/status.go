@@ -26,6 +26,7 @@ type Status struct {
 
 	Policies    []string    `json:"policies"` // of the filesystem's preset
 	Presets     []Preset    `json:"presets"`
+	Keys        Keys        `json:"keys"`
 	Capacity    Capacity    `json:"capacity"`
 	Disks       []Disk      `json:"disks"`
 	Objects     Objects     `json:"objects"`

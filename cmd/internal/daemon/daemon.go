@@ -30,6 +30,7 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 )
 
 // Options says what to run.
@@ -42,6 +43,8 @@ type Options struct {
 	Cluster string // file of a client of the cluster that keeps the metadata; "": the data directory keeps it
 	Store   string // of the cluster
 	Steal   bool   // take the store from whoever holds it
+
+	Secret *crypt.Secret // opens what is encrypted; a new filesystem is encrypted if it is given
 
 	Mount       string // directory to mount on; "" does not mount
 	AllowOther  bool   // let other users use the mount
@@ -151,7 +154,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := r.openData(); err != nil {
 		return err
 	}
-	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs, Steal: r.o.Steal})
+	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs, Steal: r.o.Steal, Secret: r.o.Secret})
 	if err != nil {
 		return err
 	}

@@ -18,11 +18,12 @@ import (
 )
 
 const (
-	formatName = "format"
-	bundleName = "cluster.pem"
-	magic      = "gabion-data "
-	version    = 2       // 1 has no Remote, and is what is written without one
-	maxFormat  = 1 << 20 // bytes of a format file
+	formatName  = "format"
+	bundleName  = "cluster.pem"
+	keyringName = "keyring"
+	magic       = "gabion-data "
+	version     = 2       // 1 has no Remote, and is what is written without one
+	maxFormat   = 1 << 20 // bytes of a format file
 )
 
 // MaxASDs is the largest number of disks of one data directory.

@@ -4,6 +4,7 @@
 //	DIR/kv/           the key-value store, unless it is on a cluster
 //	DIR/cluster.pem   then how to reach that cluster: a copy of the client's bundle
 //	DIR/asd-NN/       the disks that were made inside the directory
+//	DIR/keyring       a copy of the keyring of what is encrypted, itself sealed (objstore/crypt)
 //	DIR/control.sock  the running process's control socket
 //
 // The format file:
@@ -64,6 +65,18 @@ func (d *Dir) Bundle() string { return filepath.Join(d.Path, bundleName) }
 
 // WriteBundle replaces the bundle durably. It holds a private key: only its owner may read it.
 func (d *Dir) WriteBundle(raw []byte) error { return d.replace(bundleName, raw) }
+
+// Keyring returns the copy of the keyring, nil when there is none.
+func (d *Dir) Keyring() ([]byte, error) {
+	raw, err := os.ReadFile(filepath.Join(d.Path, keyringName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return raw, err
+}
+
+// WriteKeyring replaces the copy of the keyring durably.
+func (d *Dir) WriteKeyring(raw []byte) error { return d.replace(keyringName, raw) }
 
 // Resolve returns the absolute path of a folder that Config names.
 func (d *Dir) Resolve(folder string) string {
@@ -189,7 +202,7 @@ func (d *Dir) Abandon() error {
 func (d *Dir) Close() error { return d.lock.Close() }
 
 // made matches the names that a creation makes, but for the format file.
-var made = regexp.MustCompile(`^(kv|asd-[0-9]{2}|control\.sock|format\.new|cluster\.pem(\.new)?)$`)
+var made = regexp.MustCompile(`^(kv|asd-[0-9]{2}|control\.sock|format\.new|cluster\.pem(\.new)?|keyring(\.new)?)$`)
 
 // clear removes what a creation makes. Only called while nothing was stored yet.
 func (d *Dir) clear() error {

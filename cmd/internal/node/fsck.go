@@ -14,8 +14,10 @@ import (
 // Fsck checks the filesystem and the objects under it, while both are in use.
 func (n *Node) Fsck(ctx context.Context, q control.FsckRequest, event func(control.FsckEvent)) error {
 	// What is in memory only would look as if it were missing.
-	if err := n.session.Sync(ctx); err != nil {
-		return err
+	if n.session != nil {
+		if err := n.session.Sync(ctx); err != nil {
+			return err
+		}
 	}
 	report, err := fsck.Run(ctx, fsck.Options{
 		KV: n.kv, Repair: q.Repair,
@@ -47,7 +49,10 @@ func (n *Node) Fsck(ctx context.Context, q control.FsckRequest, event func(contr
 // checkContent checks extents, blobs and packs, and with deep the content of every blob.
 func (n *Node) checkContent(deep bool) func(context.Context, fsck.Pass) error {
 	return func(ctx context.Context, p fsck.Pass) error {
-		o := data.CheckOptions{Deep: deep, Repair: p.Repair, Volume: n.volume.Data(), Progress: p.Progress}
+		o := data.CheckOptions{Deep: deep, Repair: p.Repair, Progress: p.Progress}
+		if n.volume != nil {
+			o.Volume = n.volume.Data()
+		}
 		s, err := data.Check(ctx, n.kv, n.content, o, func(d data.Problem) {
 			p.Report(fsck.Problem{Kind: d.Kind, Object: d.Object, Text: d.Text, Repairable: d.Repairable, Repaired: d.Repaired})
 		})

@@ -16,6 +16,7 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/local"
 )
 
@@ -29,6 +30,8 @@ type Options struct {
 	Quiet   bool     // nothing works in the background: for a look, not for a run
 	Steal   bool     // take a store of a cluster from whoever uses it
 	Logger  *slog.Logger
+	// Secret opens what is encrypted; a filesystem that is being created is encrypted if it is given.
+	Secret *crypt.Secret
 	// Store opens the key-value store when it is not the one in the data directory. The node closes it.
 	Store func(context.Context) (Store, error)
 }
@@ -40,8 +43,8 @@ type Node struct {
 	kv      Store
 	objects *local.Backend
 	content objstore.Namespace // of the volume
-	volume  *volume.Volume
-	session fs.FS // for our own questions
+	volume  *volume.Volume     // nil: it is locked
+	session fs.FS              // for our own questions
 }
 
 // Open opens every layer over d, which stays the caller's. While d is being created, so are they.
@@ -73,8 +76,14 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	lo := local.Options{
 		KV: n.kv, Cluster: cluster, Base: d.Path, Dirs: o.Claim, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: o.Quiet,
 	}
+	if lo.Keys, err = keyOptions(d, o); err != nil {
+		return nil, err
+	}
 	if creating {
 		lo.Policies = d.Config.Policies
+		if o.Secret != nil {
+			lo.Encryption = objstore.EncryptAES
+		}
 	}
 	if d.Config.State == datadir.Creating {
 		for _, f := range d.Config.ASDs {
@@ -87,11 +96,10 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	if n.content, err = n.objects.Namespace(ctx, volumeNamespace); err != nil {
 		return nil, err
 	}
-	n.volume, err = volume.Open(ctx, n.kv, n.content, volume.Options{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Capacity: n.capacity, Logger: o.Logger})
+	err = n.openVolume(ctx, volume.Options{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Capacity: n.capacity, Logger: o.Logger})
 	if err != nil {
-		return nil, fmt.Errorf("open the filesystem: %w", err)
+		return nil, err
 	}
-	n.session = n.volume.Session(nil)
 	return n, nil
 }
 

@@ -20,6 +20,9 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 		Version: n.o.Version, Data: n.dir.Path, Cluster: n.dir.Config.Cluster, Memory: memory(), Reasons: []string{},
 	}
 	var err error
+	if s.Keys, err = n.Keys(ctx); err != nil {
+		return s, err
+	}
 	if s.Presets, err = n.Presets(ctx); err != nil {
 		return s, err
 	}
@@ -42,12 +45,19 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	if r, ok := n.kv.(*remote); ok {
 		r.askMembers(ctx, &s.KV)
 	}
-	s.Memory.Dirty = n.volume.Dirty()
+	if n.volume != nil {
+		s.Memory.Dirty = n.volume.Dirty()
+	}
 	judge(&s)
 	return s, nil
 }
 
 func (n *Node) room(ctx context.Context, s *control.Status) error {
+	if n.session == nil {
+		c, err := n.objects.Capacity(ctx)
+		s.Capacity = control.Capacity{Total: c.Total, Used: c.Used, Free: c.Free}
+		return err
+	}
 	st, err := n.session.StatFS(ctx)
 	if err != nil {
 		return err
