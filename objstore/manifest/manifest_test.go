@@ -3,16 +3,47 @@ package manifest
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/frames"
 	"github.com/gabionfs/gabion/objstore/internal/crc"
 )
+
+// genSeal draws a data key, or none.
+func genSeal(t *rapid.T) *crypt.Wrapped {
+	if !rapid.Bool().Draw(t, "sealed") {
+		return nil
+	}
+	w := &crypt.Wrapped{Key: rapid.Uint32Min(1).Draw(t, "key")}
+	copy(w.Box[:], rapid.SliceOfN(rapid.Byte(), len(w.Box), len(w.Box)).Draw(t, "box"))
+	return w
+}
+
+func genSealedChunk(t *rapid.T) Chunk {
+	c := genChunk(t)
+	c.Encoding = rapid.Uint32().Draw(t, "encoding")
+	whole := rapid.Bool().Draw(t, "whole")
+	c.Frames = &frames.Table{}
+	for i := range frames.Count(c.Size) {
+		most := uint32(frames.DecodedLen(c.Size, i) + frames.Overhead)
+		l := most
+		if !whole {
+			l = rapid.Uint32Range(frames.Overhead+1, most).Draw(t, "len")
+		}
+		c.Frames.Lens = append(c.Frames.Lens, l)
+	}
+	return c
+}
 
 func genChunk(t *rapid.T) Chunk {
 	c := Chunk{K: rapid.IntRange(1, 16).Draw(t, "k"), M: rapid.IntRange(0, 8).Draw(t, "m"), Number: rapid.Uint32().Draw(t, "number"),
@@ -24,6 +55,10 @@ func genChunk(t *rapid.T) Chunk {
 			c.Frames.Sums = append(c.Frames.Sums, rapid.Uint32().Draw(t, "sum"))
 		}
 	}
+	if rapid.IntRange(0, 3).Draw(t, "digest") == 0 {
+		c.Digest = new(Digest)
+		copy(c.Digest[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "sum"))
+	}
 	for range c.K + c.M {
 		f := Fragment{Disk: objstore.DiskID(rapid.Uint32().Draw(t, "disk")), Version: rapid.Uint32().Draw(t, "version"), Sum: rapid.Uint32().Draw(t, "fsum")}
 		f.Unconfirmed = f.Disk != 0 && rapid.Bool().Draw(t, "unconfirmed")
@@ -34,9 +69,13 @@ func genChunk(t *rapid.T) Chunk {
 
 func genManifest(t *rapid.T) *Manifest {
 	m := &Manifest{ID: rapid.Uint64().Draw(t, "id"), Sum: rapid.Uint32().Draw(t, "msum"),
-		Compression: objstore.Compression(rapid.IntRange(0, 2).Draw(t, "compression")), Chunks: []Chunk{}}
+		Compression: objstore.Compression(rapid.IntRange(0, 2).Draw(t, "compression")), Seal: genSeal(t), Chunks: []Chunk{}}
 	for range rapid.IntRange(0, 4).Draw(t, "chunks") {
-		m.Chunks = append(m.Chunks, genChunk(t))
+		gen := genChunk
+		if m.Seal != nil {
+			gen = genSealedChunk
+		}
+		m.Chunks = append(m.Chunks, gen(t))
 		m.Size += int64(m.Chunks[len(m.Chunks)-1].Size)
 	}
 	return m
@@ -58,9 +97,13 @@ func TestRoundTrip(t *testing.T) {
 
 func TestRecoveryRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := genChunk(t)
+		seal, gen := genSeal(t), genChunk
+		if seal != nil {
+			gen = genSealedChunk
+		}
+		c := gen(t)
 		c.Fragments = nil
-		r := &Recovery{Name: rapid.StringN(0, 100, 1000).Draw(t, "name"), ID: rapid.Uint64().Draw(t, "id"),
+		r := &Recovery{Seal: seal, Name: rapid.StringN(0, 100, 1000).Draw(t, "name"), ID: rapid.Uint64().Draw(t, "id"),
 			Size: int64(c.Size) + 5, Offset: 5, Chunks: 2, Chunk: c}
 		got, err := DecodeRecovery(r.Encode(nil))
 		if err != nil || !reflect.DeepEqual(got, r) {
@@ -76,18 +119,72 @@ func sample() *Manifest {
 		{K: 2, M: 1, Number: 1, Size: 100000, Fragments: f}}}
 }
 
-func TestEveryDamageIsRefused(t *testing.T) {
+// sampleSealed is sample, encrypted and with a digest.
+func sampleSealed() *Manifest {
 	m := sample()
-	b := m.Encode(nil)
-	var corrupt *objstore.CorruptError
-	for i := range b {
-		bad := bytes.Clone(b)
-		bad[i] ^= 1
-		if _, err := Decode(bad); !errors.As(err, &corrupt) {
-			t.Fatalf("byte %d flipped: %v", i, err)
+	m.Seal = &crypt.Wrapped{Key: 3}
+	for i := range m.Seal.Box {
+		m.Seal.Box[i] = byte(i)
+	}
+	m.Chunks[0].Frames, m.Chunks[0].Encoding = &frames.Table{Lens: []uint32{1000, 68928 + frames.Overhead}}, 1
+	m.Chunks[1].Frames, m.Chunks[1].Encoding = &frames.Table{Lens: []uint32{100000 + frames.Overhead}}, 2
+	m.Chunks[1].Digest = &Digest{1, 2, 3}
+	return m
+}
+
+func TestEveryDamageIsRefused(t *testing.T) {
+	for _, m := range []*Manifest{sample(), sampleSealed()} {
+		b := m.Encode(nil)
+		var corrupt *objstore.CorruptError
+		for i := range b {
+			bad := bytes.Clone(b)
+			bad[i] ^= 1
+			if _, err := Decode(bad); !errors.As(err, &corrupt) {
+				t.Fatalf("byte %d flipped: %v", i, err)
+			}
+			if _, err := Decode(b[:i]); !errors.As(err, &corrupt) {
+				t.Fatalf("cut at %d: %v", i, err)
+			}
 		}
-		if _, err := Decode(b[:i]); !errors.As(err, &corrupt) {
-			t.Fatalf("cut at %d: %v", i, err)
+	}
+}
+
+// TestGolden holds both versions to what was written once.
+func TestGolden(t *testing.T) {
+	recovery := func(m *Manifest) *Recovery {
+		c := m.Chunks[0]
+		c.Fragments, c.Number = nil, 5
+		return &Recovery{Name: "name", ID: m.ID, Size: m.Size, Compression: m.Compression, Seal: m.Seal, Chunks: 2, Chunk: c}
+	}
+	for name, m := range map[string]*Manifest{"version1": sample(), "version2": sampleSealed()} {
+		path := filepath.Join("testdata", name+".golden")
+		want := hex.EncodeToString(m.Encode(nil)) + "\n" + hex.EncodeToString(recovery(m).Encode(nil)) + "\n"
+		if os.Getenv("GABION_GOLDEN") != "" {
+			if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(want), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(raw) != want {
+			t.Fatalf("%s: encoded it is\n%swhat was written once is\n%s", name, want, raw)
+		}
+		lines := strings.Fields(string(raw))
+		for i, line := range lines {
+			b, err := hex.DecodeString(line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				got, err := Decode(b)
+				if err != nil || !reflect.DeepEqual(got, m) {
+					t.Fatalf("%s: %v, %+v", name, err, got)
+				}
+			} else if got, err := DecodeRecovery(b); err != nil || !reflect.DeepEqual(got, recovery(m)) {
+				t.Fatalf("%s: %v, %+v", name, err, got)
+			}
 		}
 	}
 }
@@ -114,15 +211,26 @@ func TestBytesPer64MiB(t *testing.T) {
 		m.Chunks = append(m.Chunks, c)
 	}
 	n := len(m.Encode(nil))
-	t.Logf("%d bytes of manifest per 64 MiB", n)
-	if n > 250 {
-		t.Fatalf("%d bytes", n)
+	for i := range m.Chunks {
+		c := &m.Chunks[i]
+		c.Frames = &frames.Table{}
+		for j := range frames.Count(c.Size) {
+			c.Frames.Lens = append(c.Frames.Lens, uint32(frames.DecodedLen(c.Size, j)+frames.Overhead))
+		}
+	}
+	m.Seal = &crypt.Wrapped{Key: 1}
+	sealed := len(m.Encode(nil))
+	t.Logf("%d bytes of manifest per 64 MiB, %d when sealed", n, sealed)
+	if n > 250 || sealed > 350 {
+		t.Fatalf("%d bytes, %d when sealed", n, sealed)
 	}
 }
 
 // Fuzzing appends the right checksum, so that it gets past it.
 func FuzzDecode(f *testing.F) {
 	b := sample().Encode(nil)
+	f.Add(b[:len(b)-4])
+	b = sampleSealed().Encode(nil)
 	f.Add(b[:len(b)-4])
 	f.Add([]byte("GM\x01\x01\xff\xff\xff\xff\x7f0000\x00\xff\xff\xff\xff\xff\xff\xff\x7f"))
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -140,6 +248,9 @@ func FuzzDecode(f *testing.F) {
 func FuzzDecodeRecovery(f *testing.F) {
 	r := &Recovery{Name: "n", ID: 1, Size: 10, Chunk: Chunk{K: 1, Size: 10}}
 	b := r.Encode(nil)
+	f.Add(b[:len(b)-4])
+	m := sampleSealed()
+	b = (&Recovery{Name: "n", ID: 1, Size: 200000, Seal: m.Seal, Chunk: m.Chunks[0]}).Encode(nil)
 	f.Add(b[:len(b)-4])
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r, err := DecodeRecovery(summed(body))
