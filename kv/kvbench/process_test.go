@@ -131,7 +131,7 @@ func TestAtSize(t *testing.T) {
 	for _, r := range rows {
 		have[r.Name] = r.Value
 	}
-	for _, name := range []string{"fill", "start", "flush: durable update max", "snapshot: linearizable read max", "snapshot: until the member had caught up"} {
+	for _, name := range []string{"fill", "start", "fill: ordered update of 500 keys max", "flush: durable update max", "flush: durable update p99.9", "snapshot: linearizable read max", "snapshot: until the member had caught up"} {
 		if have[name] <= 0 {
 			t.Errorf("no figure for %q in %v", name, rows)
 		}

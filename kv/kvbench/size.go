@@ -171,10 +171,12 @@ func (b *sizeBench) fill(ctx context.Context) error {
 	}
 	if next < b.Keys {
 		began, from := time.Now(), next
-		if err := b.sampleMemory("fill", func() error { return b.fillKeys(ctx, next) }); err != nil {
+		l := new(Latencies)
+		if err := b.sampleMemory("fill", func() error { return b.fillKeys(ctx, next, l) }); err != nil {
 			return err
 		}
 		b.row("fill", float64(b.Keys-from)/time.Since(began).Seconds(), "keys/s")
+		b.latencies("fill: ordered update of 500 keys", l)
 	}
 	err = b.store.Close()
 	b.store = nil
@@ -196,7 +198,7 @@ func (b *sizeBench) filled(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-func (b *sizeBench) fillKeys(ctx context.Context, from int) error {
+func (b *sizeBench) fillKeys(ctx context.Context, from int, l *Latencies) error {
 	const perTxn = 500
 	next := 0
 	for i := from; i < b.Keys; i += perTxn {
@@ -204,6 +206,7 @@ func (b *sizeBench) fillKeys(ctx context.Context, from int) error {
 			b.Progress("filling: %d of %d keys", i, b.Keys)
 			next = i + max(perTxn, b.Keys/20)
 		}
+		began := time.Now()
 		if err := b.store.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
 			end := min(i+perTxn, b.Keys)
 			for j := i; j < end; j++ {
@@ -214,6 +217,7 @@ func (b *sizeBench) fillKeys(ctx context.Context, from int) error {
 		}); err != nil {
 			return err
 		}
+		l.Add(time.Since(began))
 	}
 	return b.store.Sync(ctx)
 }
@@ -295,8 +299,9 @@ func (b *sizeBench) probe(ctx context.Context, phase string, load bool, during f
 		{"linearizable read", b.get, new(Latencies)},
 	}
 	errs := make([]error, len(kinds)+2)
-	disk := new(Latencies)
+	disk, machine := new(Latencies), new(Latencies)
 	w.Go(func() { errs[len(kinds)+1] = b.probeDisk(disk, &over) })
+	w.Go(func() { b.probeMachine(machine, &over) })
 	for n, k := range kinds {
 		w.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(n), 7))
@@ -324,16 +329,30 @@ func (b *sizeBench) probe(ctx context.Context, phase string, load bool, during f
 		return err
 	}
 	b.row(phase+": flushes", float64(b.store.Stats().Flushes-flushes), "")
-	kinds = append(kinds, probeKind{"bare sync of the disk", nil, disk})
+	kinds = append(kinds, probeKind{"bare sync of the disk", nil, disk}, probeKind{"bare wait for a processor", nil, machine})
 	for _, k := range kinds {
-		for _, q := range []struct {
-			name  string
-			share float64
-		}{{"p50", .5}, {"p99", .99}, {"max", 1}} {
-			b.row(phase+": "+k.name+" "+q.name, k.l.Quantile(q.share).Seconds()*1e3, "ms")
-		}
+		b.latencies(phase+": "+k.name, k.l)
 	}
 	return nil
+}
+
+func (b *sizeBench) latencies(name string, l *Latencies) {
+	for _, q := range []struct {
+		name  string
+		share float64
+	}{{"p50", .5}, {"p99", .99}, {"p99.9", .999}, {"max", 1}} {
+		b.row(name+" "+q.name, l.Quantile(q.share).Seconds()*1e3, "ms")
+	}
+}
+
+// probeMachine sleeps for a millisecond again and again and counts how much too long: as long as that, anything may wait for a
+// processor.
+func (b *sizeBench) probeMachine(l *Latencies, over *atomic.Bool) {
+	for !over.Load() {
+		began := time.Now()
+		time.Sleep(time.Millisecond)
+		l.Add(time.Since(began) - time.Millisecond)
+	}
 }
 
 // overwrite is the load: ordered updates of ten keys each, at the configured rate if the store allows it.

@@ -175,8 +175,9 @@ func (s *Store) writeTable(sealed *sealedTable, meta *snapshotMeta) error {
 		if c.done() {
 			break
 		}
-		s.adapt(time.Since(part))
-		if !s.rest(time.Since(part)) {
+		took, hurry := time.Since(part), s.hurry()
+		s.adapt(took, hurry)
+		if !hurry && !s.sleep(min(took, maxRest)) {
 			s.flushCut = true
 			return errStopped // the log has what is missing
 		}
@@ -257,10 +258,12 @@ func (s *Store) sealActive() *sealedTable {
 	return t
 }
 
-// adapt makes the parts smaller when they take long, because updates may wait for one, and larger again when
-// they do not. The caller holds flushMu.
-func (s *Store) adapt(took time.Duration) {
+// adapt makes the parts smaller when they take long, because syncs of the log may wait for one, and larger again when
+// they do not, or when the flusher is behind: small ones are slower in all. The caller holds flushMu.
+func (s *Store) adapt(took time.Duration, hurry bool) {
 	switch {
+	case hurry:
+		s.partBytes = s.opts.partBytes
 	case took > 2*partTime:
 		s.partBytes = max(s.partBytes/2, s.opts.partBytes/4)
 	case took < partTime:
@@ -271,17 +274,12 @@ func (s *Store) adapt(took time.Duration) {
 // partTime is what a part should take.
 const partTime = 40 * time.Millisecond
 
-// rest pauses between two parts of a flush for as long as the last one took, so that the log has the disk
-// for half of the time, unless updates are about to wait for the flush, or a snapshot does. It returns false when the store
-// stops.
-func (s *Store) rest(d time.Duration) bool {
+// hurry says whether updates are about to wait for the flush, or a snapshot does. Otherwise the flusher rests after a
+// part as long as that took, so that the log has the disk for half of the time.
+func (s *Store) hurry() bool {
 	s.mu.Lock()
-	hurry := s.active.bytes > s.room()/2 || s.waiting > 0
-	s.mu.Unlock()
-	if hurry {
-		d = 0
-	}
-	return s.sleep(min(d, maxRest))
+	defer s.mu.Unlock()
+	return s.active.bytes > s.room()/2 || s.waiting > 0
 }
 
 const (

@@ -82,6 +82,9 @@ func (k *snapshotSink) Close() error {
 	if len(k.held) != 4 || binary.LittleEndian.Uint32(k.held) != k.sum.Sum32() {
 		return errors.New("raftkv: the snapshot that arrived does not match its checksum")
 	}
+	if err := k.out.finish(); err != nil {
+		return err
+	}
 	if err := k.file.Sync(); err != nil {
 		return err
 	}

@@ -8,20 +8,16 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"runtime/debug"
-	"time"
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
-
-	"github.com/gabionfs/gabion/kv"
 )
 
 // A snapshot that is sent is read once from the state file, page after page: each page in use is compared with its
 // checksum, because what goes over the wire gets new ones there, and all goes into a spool file. While the generation is
 // pinned the state file cannot reuse pages, and a peer may take its time: so it is not sent from there. Both copies
-// make way for updates, see courtesy.
+// make way for updates, see courtesy. Pages that are free are sent as zeroes, and take no space on either disk.
 
 // openSnapshot returns the snapshot as of now.
 func (s *Store) openSnapshot() (*raft.SnapshotMeta, io.ReadCloser, error) {
@@ -36,12 +32,16 @@ func (s *Store) openSnapshot() (*raft.SnapshotMeta, io.ReadCloser, error) {
 		return nil, nil, err
 	}
 	h := s.holds.add(meta.Index+1, meta.Size)
-	if err = s.writeSnapshot(&sliceFile{file: f}, g); err == nil {
+	out := &sliceFile{file: f}
+	if err = s.writeSnapshot(out, g); err == nil {
+		err = out.finish()
+	}
+	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err == nil {
 		s.unpin(g)
-		return meta, &sentSnapshot{f, h, courtesy{store: s}}, nil
+		return meta, &sentSnapshot{file: f, hold: h, courtesy: courtesy{store: s}}, nil
 	}
 	s.holds.drop(h)
 	_ = f.Close()
@@ -136,7 +136,8 @@ func (s *Store) writeSnapshot(w io.Writer, g *generation) error {
 	if err != nil {
 		return err
 	}
-	c := &copying{w: w, check: check, courtesy: courtesy{store: s}}
+	// The pages that flushes replace meanwhile are not free again before the end, and the file grows by as many.
+	c := &copying{w: w, check: check, courtesy: courtesy{store: s, urgent: true}}
 	if err := c.from(g.pin); err != nil {
 		return err
 	}
@@ -166,6 +167,7 @@ func (c *copying) from(tx *bolt.Tx) error {
 	return b.Flush()
 }
 
+// Write may change p, which is of a buffer of its own.
 func (c *copying) Write(p []byte) (int, error) {
 	if err := c.giveWay(); err != nil {
 		return 0, err
@@ -177,133 +179,4 @@ func (c *copying) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.done(n)
 	return n, err
-}
-
-// pageCheck compares the pages of a file, which it is given in their order, with their checksums.
-type pageCheck struct {
-	tree *tree
-	free pageSet
-	next pageID // the page that comes next
-	// Of the page with its overflow that has been seen in part:
-	id   pageID
-	left int64 // bytes to come
-	sum  uint32
-}
-
-func newPageCheck(t *tree) (c *pageCheck, err error) {
-	defer guard(t.path, &err)
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	c = &pageCheck{tree: t}
-	return c, t.freePages(&c.free)
-}
-
-// pages takes the next pages, as they are in the file.
-func (c *pageCheck) pages(b []byte) error {
-	size := c.tree.size
-	if len(b)%size != 0 {
-		return fmt.Errorf("raftkv: a piece of %d bytes is not of whole pages of %d", len(b), size)
-	}
-	for len(b) > 0 {
-		if c.left == 0 {
-			if err := c.begin(page(b[:size])); err != nil {
-				return err
-			}
-		}
-		n := size // of a page that is not compared
-		if c.left > 0 {
-			n = int(min(c.left, int64(len(b))))
-			c.sum = crc32.Update(c.sum, castagnoli, b[:n])
-			if c.left -= int64(n); c.left == 0 {
-				if err := c.compare(); err != nil {
-					return err
-				}
-			}
-		}
-		c.next += pageID(n / size)
-		b = b[n:]
-	}
-	return nil
-}
-
-// begin begins with the page that comes next, if it is in use.
-func (c *pageCheck) begin(p page) error {
-	if c.next < 2 || c.free.has(c.next) { // bbolt makes the meta pages of a copy itself
-		return nil
-	}
-	if _, ok := c.tree.sums.get(c.next); !ok {
-		return nil // nothing leads there: reading a page without a checksum is an error
-	}
-	end := uint64(c.next) + 1 + uint64(p.overflow())
-	if p.id() != c.next || end > uint64(c.tree.meta.pages) {
-		return c.tree.corrupt("page %d has a header of page %d with %d more", c.next, p.id(), p.overflow())
-	}
-	c.id, c.sum, c.left = c.next, 0, int64(end-uint64(c.next))*int64(c.tree.size)
-	return nil
-}
-
-func (c *pageCheck) compare() error {
-	if want, _ := c.tree.sums.get(c.id); c.sum != want && !(c.sum == 0 && want == 1) { // see pageSum
-		return c.tree.corrupt("page %d does not match its checksum", c.id)
-	}
-	return nil
-}
-
-// end says whether all pages were seen.
-func (c *pageCheck) end() error {
-	if c.left > 0 || c.next != c.tree.meta.pages {
-		return &kv.CorruptError{What: c.tree.path, Err: fmt.Errorf("it ends at page %d of %d", c.next, c.tree.meta.pages)}
-	}
-	return nil
-}
-
-// courtesy makes a copy of much data give way to updates. As long as there are any, it rests as long as it
-// works; and longer while they wait for the log's disk or the flusher. It never stops altogether.
-type courtesy struct {
-	store *Store
-	since int       // bytes copied since the last rest
-	began time.Time // when it went on after that
-	seq   uint64    // of the last transaction at that time
-}
-
-const (
-	// shortRest and longRest bound the rest after copyBytes, so a copy makes 40 MB a second at least, if the disk does.
-	shortRest = 5 * time.Millisecond
-	longRest  = 25 * time.Millisecond
-	// slowSync is how long a sync of the log takes when the disk is asked for too much.
-	slowSync = 10 * time.Millisecond
-)
-
-// done notes that n bytes were copied.
-func (c *courtesy) done(n int) { c.since += n }
-
-// giveWay rests when it is time to. Its error says that the store stops.
-func (c *courtesy) giveWay() error {
-	if c.began.IsZero() {
-		c.began = time.Now()
-	}
-	if c.since < copyBytes {
-		return nil
-	}
-	s := c.store
-	worked := time.Since(c.began)
-	s.mu.Lock()
-	idle := s.seq == c.seq
-	pressed := !s.pace.next.IsZero() || s.flushing != nil && s.active.bytes > s.room()/4*3
-	c.seq = s.seq
-	s.mu.Unlock()
-	if since := s.wal.Busy(); !since.IsZero() && time.Since(since) > slowSync {
-		pressed = true
-	}
-	rest := min(worked, shortRest)
-	switch {
-	case idle:
-		rest = 0
-	case pressed:
-		rest = longRest
-	}
-	if rest > 0 && !s.sleep(rest) {
-		return s.closedError()
-	}
-	c.since, c.began = 0, time.Now()
-	return nil
 }

@@ -68,6 +68,20 @@ func TestSnapshotStream(t *testing.T) {
 	if _, err := s.gen.pin.WriteTo(&want); err != nil {
 		t.Fatal(err)
 	}
+	var free pageSet
+	if err := s.gen.tree.freePages(&free); err != nil {
+		t.Fatal(err)
+	}
+	zeroed := 0
+	for id := range s.gen.tree.meta.pages {
+		if free.has(id) {
+			clear(want.Bytes()[int(id)*s.gen.tree.size : int(id+1)*s.gen.tree.size])
+			zeroed++
+		}
+	}
+	if zeroed == 0 {
+		t.Error("it has no free pages")
+	}
 	if body := sent[len(snapshotMagic) : len(sent)-4]; !bytes.Equal(body, want.Bytes()) {
 		t.Error("it is not the state file")
 	}

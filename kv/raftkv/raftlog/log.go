@@ -65,8 +65,8 @@ type Log struct {
 	spares   []string
 	spareNo  int
 
-	busy  atomic.Int64 // since when the disk is being waited for, Unix nanoseconds, or 0
-	bytes atomic.Int64 // disk space of segments and spares
+	busy  atomic.Pointer[time.Time] // since when the disk is being waited for, or nil
+	bytes atomic.Int64              // disk space of segments and spares
 
 	idle    *time.Timer
 	need    chan struct{} // wakes the goroutine that prepares spares
@@ -324,14 +324,16 @@ func (l *Log) fail(err error) error {
 
 // waiting marks the time in which raft waits for the disk. The caller holds write.
 func (l *Log) waiting() (done func()) {
-	l.busy.Store(time.Now().UnixNano())
-	return func() { l.busy.Store(0) }
+	now := time.Now()
+	l.busy.Store(&now)
+	return func() { l.busy.Store(nil) }
 }
 
-// Busy returns since when StoreLogs or DeleteRange has been waiting for the disk, or the zero time.
+// Busy returns since when StoreLogs or DeleteRange has been waiting for the disk, or the zero time. It has a monotonic
+// clock reading: setting the clock neither makes a disk look stalled nor hides that one is.
 func (l *Log) Busy() time.Time {
-	if n := l.busy.Load(); n != 0 {
-		return time.Unix(0, n)
+	if since := l.busy.Load(); since != nil {
+		return *since
 	}
 	return time.Time{}
 }
