@@ -180,6 +180,11 @@ func TestAppliedOnce(t *testing.T) {
 			}
 		}
 	}
+	eventually(t, "for an acknowledged append, and a member that forgets", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(acked) > 0 && told.Load() > 0
+	})
 	close(stop)
 	workers.Wait()
 	active.Store(false)
@@ -212,9 +217,6 @@ func TestAppliedOnce(t *testing.T) {
 		t.Log("the history was too long to be checked in time")
 	}
 	t.Logf("%d operations, %d appends acknowledged, %d applied, %d times a member forgot", len(history), len(acked), len(counts), told.Load())
-	if len(acked) == 0 || told.Load() == 0 {
-		t.Error("nothing was tested")
-	}
 }
 
 // TestLeaderDies: clients go on when the leader dies, and lose nothing that was acknowledged.
@@ -301,7 +303,7 @@ func TestNoQuorum(t *testing.T) {
 		_, err = s.Get(ctx, "a", []byte("k"), ReadOptions{Level: kv.Stale, Info: &info})
 		return err == nil
 	})
-	short, cancel = context.WithTimeout(ctx, 500*time.Millisecond)
+	short, cancel = context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	eventually(t, "for the age to grow", func() bool { return g.nodes[lead].store.Age() > 100*time.Millisecond })
 	if _, err := s.Get(short, "a", []byte("k"), ReadOptions{Level: kv.Stale, MaxAge: time.Millisecond}); !errors.Is(err, ErrTooStale) {

@@ -24,7 +24,7 @@ import (
 )
 
 // Patience bounds a wait for a condition. It is only reached when something hangs.
-const Patience = time.Minute
+const Patience = 3 * time.Minute
 
 const heartbeat = 200 * time.Millisecond
 
