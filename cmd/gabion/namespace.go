@@ -24,10 +24,17 @@ const exitIncomplete = 3
 func newNamespace(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "namespace",
-		Short:   "Bring back namespaces from the disks alone",
-		Example: "  gabion namespace list\n  gabion namespace recover",
+		Short:   "Recover, scrub and rewrite namespaces",
+		Example: "  gabion namespace list\n  gabion namespace recover\n  gabion namespace scrub user",
 	}
-	cmd.AddCommand(newNamespaceList(e), newNamespaceRecover(e))
+	cmd.AddCommand(newNamespaceList(e), newNamespaceRecover(e),
+		newNamespaceWalk(e, "scrub", "Verify all objects of a namespace",
+			`Begin to read and verify every fragment of a namespace in the background; what is bad
+is repaired. It is also done on a schedule. A scrub that is under way begins again.`),
+		newNamespaceWalk(e, "rewrite", "Code the objects of a namespace anew, by its preset",
+			`Begin to write those objects of a namespace anew, in the background, that are not laid
+out as its preset has it now: by the first policy that the disks meet in full, with its
+compression and fragment size.`))
 	return cmd
 }
 
@@ -115,6 +122,33 @@ Exit codes: 0 done, 3 done, and of some uploads too few fragments are left, 1 fa
 	}
 	cmd.Flags().StringArrayVar(&o.ASDs, "asd", nil, "`folder` of a disk that the key-value store does not know of (repeat)")
 	cmd.Flags().BoolVar(&o.Everything, "everything", false, "also what the store knows to be deleted, as far as it is still on the disks")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// newNamespaceWalk makes the command that begins a walk of a kind.
+func newNamespaceWalk(e *env, kind, short, long string) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     kind + " NAME",
+		Short:   short,
+		Long:    long + " It goes on\nwhere it was after a restart; \"gabion status\" shows how far it is.",
+		Example: fmt.Sprintf("  gabion namespace %s user\n  gabion status", kind),
+		Args:    exactArgs("one namespace", 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.withClient(cmd.Context(), func(c *control.Client) error {
+				w, err := c.BeginWalk(cmd.Context(), control.WalkRequest{Namespace: args[0], Kind: kind})
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return e.printJSON(w)
+				}
+				_, err = fmt.Fprintf(e.out, "%s of namespace %s began: %d objects\n", kind, w.Namespace, w.Total)
+				return err
+			})
+		},
+	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

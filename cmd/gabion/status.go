@@ -119,6 +119,14 @@ func (e *env) printStatus(s control.Status) error {
 	}
 	row("maintenance", "%s; %d waiting", now, m.Left)
 	row("", "%d healed, %d fragments rebuilt (%s), %d deleted, %d bad, %d errors", m.Healed, m.Rebuilt, size(m.Bytes), m.Deleted+m.Collected, m.Bad, m.Errors)
+	if m.Moved+m.Rewritten > 0 {
+		row("", "%d fragments moved to emptier disks (%s), %d objects rewritten", m.Moved, size(m.MovedSize), m.Rewritten)
+	}
+	for _, w := range m.Walks {
+		if w.Ended == nil {
+			row("", "%s of namespace %s: %d of %d objects, %d changed, %d errors", w.Kind, w.Namespace, w.Done, w.Total, w.Changed, w.Errors)
+		}
+	}
 	if m.LastError != "" {
 		row("", "last error: %s", m.LastError)
 	}

@@ -44,9 +44,7 @@ func TestRecover(t *testing.T) {
 		if !r.StoreLost || len(r.Absent) != 1 {
 			t.Fatalf("%+v", r)
 		}
-		verify(t, g, want)
 		g.Up()
-		verify(t, g, want)
 		// There is a new filesystem, and new objects go beside the old ones.
 		want.put(t, g, "new", noise(harness.Rand(harness.Seed(t), "new"), 300_000))
 		g.Restart()
@@ -61,7 +59,6 @@ func TestRecover(t *testing.T) {
 		if r := recovered(t, g, "user"); r.StoreLost {
 			t.Fatalf("%+v", r)
 		}
-		verify(t, g, want)
 		g.Up()
 		verify(t, g, want)
 		g.WaitHealth("degraded", time.Minute) // a disk is gone, and six are needed
@@ -74,7 +71,7 @@ func filled(t *testing.T) (*harness.Gabion, objects) {
 	rng := harness.Rand(harness.Seed(t), t.Name())
 	g := harness.Start(t, harness.Options{NoMount: true})
 	want := make(objects)
-	for i, n := range []int{1, 4000, 70_000, 900_000, 5 << 20, 20 << 20} {
+	for i, n := range []int{1, 4000, 70_000, 900_000, 6 << 20} {
 		want.put(t, g, fmt.Sprint("noise ", i), noise(rng, n))
 		want.put(t, g, fmt.Sprint("text ", i), bytes.Repeat([]byte("seven o'clock "), n/14+1))
 	}
@@ -219,5 +216,51 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestWalks scrubs a namespace after one of its disks was damaged, and rewrites it by another preset, while
+// gabion runs.
+func TestWalks(t *testing.T) {
+	g, want := filled(t)
+	lose(t, g)
+	g.Up()
+	walk := func(kind string) {
+		t.Helper()
+		command(t, g, "namespace", kind, "user")
+		for end := time.Now().Add(harness.Patience(2 * time.Minute)); ; time.Sleep(50 * time.Millisecond) {
+			var s struct {
+				Maintenance struct {
+					Walks []struct {
+						Namespace, Kind string
+						Done, Errors    int64
+						Ended           *time.Time
+					} `json:"walks"`
+				} `json:"maintenance"`
+			}
+			must(t, json.Unmarshal([]byte(statusOf(t, g)), &s))
+			for _, w := range s.Maintenance.Walks {
+				if w.Namespace == "user" && w.Kind == kind && w.Ended != nil {
+					if w.Done != int64(len(want)) || w.Errors != 0 {
+						t.Fatalf("%+v, %d objects", w, len(want))
+					}
+					return
+				}
+			}
+			if time.Now().After(end) {
+				t.Fatalf("the %s does not end: %+v", kind, s.Maintenance)
+			}
+		}
+	}
+	walk("scrub")
+	command(t, g, "preset", "update", "default", "--policy", "2,2,3,4", "--compression", "none")
+	walk("rewrite")
+	verify(t, g, want)
+	for name, p := range want {
+		var o struct{ Stored int64 }
+		must(t, json.Unmarshal([]byte(command(t, g, "object", "stat", name, "--json")), &o))
+		if o.Stored < 2*int64(len(p)) {
+			t.Errorf("%s: %d bytes are stored as %d, not by (2,2)", name, len(p), o.Stored)
+		}
 	}
 }

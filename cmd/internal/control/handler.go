@@ -41,6 +41,7 @@ func Handler(b Backend) http.Handler {
 		return b.ChangeASD(r.Context(), q)
 	}))
 	servePresets(mux, b)
+	serveWalks(mux, b)
 	serveKeys(mux, b)
 	mux.HandleFunc("POST /v1/fsck", h.fsck)
 	mux.HandleFunc("POST /v1/kv/get", answer(h.kvGet))

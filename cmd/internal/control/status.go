@@ -86,6 +86,10 @@ type Maintenance struct {
 	Scrubbed  int64  `json:"scrubbed"`  // fragments
 	Bad       int64  `json:"bad"`       // fragments that failed their checksum
 	NoPlace   int64  `json:"no_place"`  // fragments that no disk could take
+	Rewritten int64  `json:"rewritten"` // objects coded anew
+	Moved     int64  `json:"moved"`     // fragments moved to emptier disks
+	MovedSize int64  `json:"moved_bytes"`
+	Walks     []Walk `json:"walks"` // passes over namespaces, under way or as they ended last
 	Errors    int64  `json:"errors"`
 	LastError string `json:"last_error,omitempty"`
 }

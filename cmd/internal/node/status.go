@@ -40,7 +40,9 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	if err := n.safety(ctx, &s); err != nil {
 		return s, err
 	}
-	n.maintenance(&s)
+	if err := n.maintenance(ctx, &s); err != nil {
+		return s, err
+	}
 	s.KV = n.kv.Status()
 	if r, ok := n.kv.(*remote); ok {
 		r.askMembers(ctx, &s.KV)
@@ -84,13 +86,16 @@ func (n *Node) safety(ctx context.Context, s *control.Status) error {
 	return nil
 }
 
-func (n *Node) maintenance(s *control.Status) {
+func (n *Node) maintenance(ctx context.Context, s *control.Status) error {
 	p := n.objects.Progress()
 	s.Maintenance = control.Maintenance{
 		Task: p.Task, Done: p.Done, Total: p.Total, Left: p.Left, Healed: p.Healed, Rebuilt: p.Rebuilt, Bytes: p.Bytes,
 		Deleted: p.Deleted, Collected: p.Collected, Scrubbed: p.Scrubbed, Bad: p.BadSeen, NoPlace: p.NoPlace,
-		Errors: p.Errors, LastError: p.LastError,
+		Errors: p.Errors, LastError: p.LastError, Rewritten: p.Rewritten, Moved: p.Moved, MovedSize: p.MovedBytes,
 	}
+	walks, err := n.walks(ctx)
+	s.Maintenance.Walks = walks
+	return err
 }
 
 // judge says how healthy it all is, and why.
