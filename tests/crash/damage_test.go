@@ -19,7 +19,7 @@ import (
 func TestVerifyNotices(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "load")
 	child := harness.GoRole(t, "load", dir, "7")
-	harness.WaitFor(t, 30*time.Second, "the load to get going", func() bool {
+	harness.WaitFor(t, 3*time.Minute, "the load to get going", func() bool {
 		_, err := os.Lstat(filepath.Join(dir, "s0", "e0000080"))
 		return err == nil
 	})

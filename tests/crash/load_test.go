@@ -53,8 +53,9 @@ func load(args []string) error {
 	l := &loader{dir: dir, seed: seed, rec: record{
 		Files: map[string]*progress{}, Replaced: map[string]*progress{}, Dirs: map[string]*progress{},
 	}}
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
+	if err := os.Mkdir(dir, 0o755); err != nil { // it may be cut off this early
+		l.rec.Error = err.Error()
+		return json.NewEncoder(os.Stdout).Encode(&l.rec)
 	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)

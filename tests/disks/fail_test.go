@@ -36,7 +36,7 @@ func TestDisksFail(t *testing.T) {
 		for _, l := range loops {
 			l.Cut()
 		}
-		harness.WaitFor(t, 30*time.Second, "the failures to be noticed", func() bool {
+		harness.WaitFor(t, 2*time.Minute, "the failures to be noticed", func() bool {
 			s := g.Status()
 			return s.Health == "degraded" && states(s)["ok"] == 4
 		})

@@ -122,10 +122,10 @@ func TestSpaceComesBack(t *testing.T) {
 	} {
 		dir := g.Path(fmt.Sprint("d", round))
 		g.Shell(copyLimit, write, dir)
-		harness.WaitFor(t, 30*time.Second, "what was written to be on the disks", func() bool {
+		harness.WaitFor(t, 2*time.Minute, "what was written to be on the disks", func() bool {
 			return folders() >= size*6/5
 		})
-		harness.WaitFor(t, 30*time.Second, "the status to say so", func() bool {
+		harness.WaitFor(t, 2*time.Minute, "the status to say so", func() bool {
 			return g.Status().Capacity.Used >= size*9/10
 		})
 		full, start := folders(), time.Now()
@@ -133,7 +133,7 @@ func TestSpaceComesBack(t *testing.T) {
 		harness.WaitFor(t, 90*time.Second, fmt.Sprintf("the folders to shrink from %d, now %d, empty %d", full, folders(), empty), func() bool {
 			return folders() < empty+(full-empty)/5
 		})
-		harness.WaitFor(t, 30*time.Second, "the status to say so", func() bool {
+		harness.WaitFor(t, 2*time.Minute, "the status to say so", func() bool {
 			return g.Status().Capacity.Used < size/20
 		})
 		t.Logf("round %d: from %d to %d bytes on the disks in %v", round, full, folders(), time.Since(start).Round(time.Second))

@@ -83,7 +83,7 @@ func TestLossWhileRunning(t *testing.T) {
 			t.Logf("%s: disk %d goes", when, d+1)
 			removeAll(t, asd(g.Data, d+1))
 		}
-		harness.WaitFor(t, 30*time.Second, when+" to be noticed", func() bool {
+		harness.WaitFor(t, 2*time.Minute, when+" to be noticed", func() bool {
 			alive(when)
 			s := g.Status()
 			return s.Health == "degraded" && states(s)["missing"] == missing

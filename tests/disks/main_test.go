@@ -65,7 +65,7 @@ func states(s harness.Status) map[string]int {
 // removeAll removes a folder in which a process makes files at the same time.
 func removeAll(t *testing.T, dir string) {
 	t.Helper()
-	harness.WaitFor(t, 30*time.Second, dir+" to be gone", func() bool {
+	harness.WaitFor(t, 2*time.Minute, dir+" to be gone", func() bool {
 		_ = os.RemoveAll(dir)
 		_, err := os.Lstat(dir)
 		return errors.Is(err, os.ErrNotExist)

@@ -70,7 +70,7 @@ func TestCutPut(t *testing.T) {
 		c := halfPut(t, g.DAV, "/f", 20<<20, sent)
 		c.Close()
 		// It is over when the server has seen the end; then the name can be written again.
-		harness.WaitFor(t, 30*time.Second, "the cut upload to end", func() bool {
+		harness.WaitFor(t, 2*time.Minute, "the cut upload to end", func() bool {
 			status, _ := do(t, "PUT", g.DAV+"f", old)
 			return status == http.StatusNoContent
 		})

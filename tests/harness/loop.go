@@ -72,11 +72,11 @@ func (l *Loop) Cut() {
 // Remount unmounts the filesystem, which nobody may use any more, and mounts it again, so that it recovers.
 func (l *Loop) Remount() {
 	l.t.Helper()
-	WaitFor(l.t, 30*time.Second, "the "+l.kind+" filesystem to be free", func() bool {
+	WaitFor(l.t, 2*time.Minute, "the "+l.kind+" filesystem to be free", func() bool {
 		return unix.Unmount(l.Dir, 0) == nil
 	})
 	// The device goes with the mount, a moment later.
-	WaitFor(l.t, 30*time.Second, "the loop device to be detached", func() bool {
+	WaitFor(l.t, 2*time.Minute, "the loop device to be detached", func() bool {
 		out, err := exec.Command("losetup", "-j", l.image).Output()
 		return err == nil && len(out) == 0
 	})
