@@ -277,13 +277,9 @@ func (c *chunkHeal) gather(ctx context.Context, places map[int]*manager.Disk) er
 	c.shards = make([][]byte, len(c.c.Fragments))
 	have := 0
 	var errs []error
-	for i, f := range c.c.Fragments {
-		d := c.s.c.o.Disks.Disk(f.Disk)
+	for _, i := range c.sources() {
 		if have == c.c.K {
 			break
-		}
-		if f.Disk == 0 || d == nil || !d.Readable() || c.o.Bad[c.key(i)] {
-			continue
 		}
 		b := c.s.c.pool.Get(n)
 		c.bufs = append(c.bufs, b)
@@ -313,6 +309,19 @@ func (c *chunkHeal) gather(ctx context.Context, places map[int]*manager.Disk) er
 		return err
 	}
 	return code.Reconstruct(c.shards, wanted)
+}
+
+// sources returns the fragments that may be read, those last that are said to be bad: what was wrong with them
+// may have been the way, or the moment, and what is read is verified.
+func (c *chunkHeal) sources() (out []int) {
+	for _, bad := range []bool{false, true} {
+		for i, f := range c.c.Fragments {
+			if d := c.s.c.o.Disks.Disk(f.Disk); f.Disk != 0 && d != nil && d.Readable() && c.o.Bad[c.key(i)] == bad {
+				out = append(out, i)
+			}
+		}
+	}
+	return out
 }
 
 // write puts fragment i on d under a new version.
