@@ -3,6 +3,7 @@ package raftkv_test
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -107,3 +108,34 @@ func benchGet(b *testing.B, flushed bool, l kv.Level) {
 func BenchmarkGetPendingRecent(b *testing.B)      { benchGet(b, false, kv.Pending) }
 func BenchmarkGetPendingBase(b *testing.B)        { benchGet(b, true, kv.Pending) }
 func BenchmarkGetLinearizableRecent(b *testing.B) { benchGet(b, false, kv.Linearizable) }
+
+// BenchmarkRangeBase walks the state file: all of it, and ten keys at a time.
+func BenchmarkRangeBase(b *testing.B) {
+	s := open(b, raftkv.Options{FlushBytes: 1 << 20})
+	defer s.Close()
+	ctx := context.Background()
+	const n = 50000
+	key := func(i int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(i)) }
+	if err := s.Update(ctx, kv.Durable, func(tx kv.Txn) error {
+		for i := range n {
+			tx.Put("inode", key(i), make([]byte, 100))
+		}
+		return nil
+	}); err != nil {
+		b.Fatal(err)
+	}
+	wait(b, "for the flush", func() bool { return s.Stats().RecentBytes == 0 })
+	for _, limit := range []int{10, n} {
+		b.Run(fmt.Sprint(limit), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := range b.N {
+				if err := s.View(ctx, kv.Pending, func(r kv.Reader) error {
+					from := kv.Range{From: key(i * 7 % (n - limit + 1)), Limit: limit}
+					return r.Range("inode", from, func(_, _ []byte) bool { return true })
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -206,7 +206,9 @@ func (w *longWalker) move(by int) error {
 	return w.enter(by, w.end(by))
 }
 
-// longCursor walks the long keys of a keyspace in the state file.
+// longCursor walks the long keys of a keyspace in the state file. It is baseCursor with another walker and yet a type of its
+// own: one type for both, over a type parameter, calls its walker through a dictionary, which made a range over short keys
+// 3 to 5 percent slower (BenchmarkRangeBase).
 type longCursor struct {
 	view   *view
 	walk   longWalker
