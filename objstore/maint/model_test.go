@@ -13,28 +13,38 @@ import (
 	"github.com/gabionfs/gabion/objstore"
 )
 
-// TestInterleavings runs puts, deletes, losses, rot, repair, collection and crashes in random order, and
-// holds them to the promises: what was put and synced is read back, equal, as long as no more than m
-// disks are hurt; what was deleted and synced stays deleted; and a tidied backend has neither missing
-// fragments nor garbage.
+// TestInterleavings runs puts, references to what is there already, deletes, losses, rot, repair, collection and
+// crashes in random order, and holds them to the promises: what was put and synced is read back, equal, as long
+// as no more than m disks are hurt; what was deleted and synced stays deleted; what a reference names exists; and
+// a tidied backend has neither missing fragments nor garbage. It is a thousand runs, in parts, each of which
+// prints how to run it again when it fails.
 func TestInterleavings(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		w := &world{t: t, r: newRig(t, 7, p42, p22, p11), sure: map[string][]byte{}, maybe: map[string][][]byte{}}
-		defer func() { w.r.close() }()
-		t.Repeat(map[string]func(*rapid.T){
-			"put":     w.put,
-			"delete":  w.delete,
-			"sync":    func(t *rapid.T) { w.sync() },
-			"away":    w.away,
-			"back":    w.back,
-			"rot":     w.rot,
-			"repair":  func(t *rapid.T) { _ = w.r.m.Repair(context.Background()) },
-			"settle":  func(t *rapid.T) { _ = w.r.m.DeleteObsolete(context.Background(), w.r.ns.NSM()); w.synced() },
-			"collect": func(t *rapid.T) { _, _ = w.r.m.Collect(context.Background()); w.synced() },
-			"crash":   w.crash,
-			"tidy":    w.tidy,
-			"":        w.check,
+	for i := range 10 { // of rapid's hundred, unless a flag says otherwise
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			rapid.Check(t, interleave)
 		})
+	}
+}
+
+func interleave(t *rapid.T) {
+	w := &world{t: t, r: newRig(t, 7, p42, p22, p11), sure: map[string][]byte{}, maybe: map[string][][]byte{}}
+	defer func() { w.r.close() }()
+	t.Repeat(map[string]func(*rapid.T){
+		"put":     w.put,
+		"delete":  w.delete,
+		"dedup":   w.dedup,
+		"undup":   w.undup,
+		"sync":    func(t *rapid.T) { w.sync() },
+		"away":    w.away,
+		"back":    w.back,
+		"rot":     w.rot,
+		"repair":  func(t *rapid.T) { _ = w.r.m.Repair(context.Background()) },
+		"settle":  func(t *rapid.T) { _ = w.r.m.DeleteObsolete(context.Background(), w.r.ns.NSM()); w.synced() },
+		"collect": func(t *rapid.T) { _, _ = w.r.m.Collect(context.Background()); w.synced() },
+		"crash":   w.crash,
+		"tidy":    w.tidy,
+		"":        w.check,
 	})
 }
 
@@ -168,6 +178,7 @@ func (w *world) found(t *rapid.T, name string, states [][]byte) []byte {
 
 func (w *world) tidy(t *rapid.T) {
 	w.back(t)
+	w.dropUnreferenced(t)
 	w.r.fatal(w.r.m.Scrub(context.Background()))
 	for len(w.r.m.todo.bad)+len(w.r.m.todo.degraded) > 0 {
 		w.r.fatal(w.r.m.round())
@@ -191,6 +202,9 @@ func (w *world) check(t *rapid.T) {
 			continue
 		}
 		w.r.check(name, want)
+	}
+	for content, ref := range w.references(t) {
+		w.r.check(ref.Name, dedupContent(content))
 	}
 	if problems, err := w.r.ns.NSM().Recount(context.Background()); err != nil || len(problems) > 0 {
 		t.Fatal(problems, err)
