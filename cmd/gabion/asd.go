@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -18,6 +17,7 @@ func newASD(e *env) *cobra.Command {
 disk of its own.`,
 		Example: "  gabion asd list\n  gabion asd add /disk7/asd\n  gabion asd disable 3",
 	}
+	cmd.AddCommand(newASDServe(e), newASDShow(e), newASDClaim(e), newASDRelease(e))
 	cmd.AddCommand(newASDList(e), newASDAdd(e),
 		newASDChange(e, control.Disable, "disabled", "Give a disk nothing new, and move away what it holds",
 			`Give a disk nothing new. Maintenance moves what it holds to the others, as far
@@ -59,17 +59,18 @@ func newASDList(e *env) *cobra.Command {
 func newASDAdd(e *env) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "add FOLDER",
-		Short: "Claim an empty folder as a new disk",
-		Long: `Claim an empty folder, made when it is missing, as a new and empty disk. New
-content goes there at once; maintenance uses it to complete what lacks
+		Use:   "add FOLDER|ADDRESS",
+		Short: "Claim an empty folder, or a disk of another process, as a new disk",
+		Long: `Claim an empty folder, made when it is missing, as a new and empty disk, or a
+disk that another process serves, asd://HOST:PORT/ID, which "gabion asd show"
+shows. New content goes there at once; maintenance uses it to complete what lacks
 redundancy.`,
-		Example: "  gabion asd add /disk7/asd",
+		Example: "  gabion asd add /disk7/asd\n  gabion asd add asd://10.0.0.2:7100/0123456789abcdef0123456789abcdef",
 		Args:    exactArgs("one folder", 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := filepath.Abs(args[0])
+			dir, err := diskPlace(args[0])
 			if err != nil {
-				return err
+				return usageError{err}
 			}
 			return e.withClient(cmd.Context(), func(c *control.Client) error {
 				d, err := c.AddASD(cmd.Context(), dir)

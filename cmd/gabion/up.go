@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -24,6 +23,7 @@ type upFlags struct {
 	davPassword  string
 	asds         int
 	asdDirs      []string
+	identity     string
 	policies     []string
 	memory       string
 	pprof        string
@@ -59,6 +59,11 @@ created, and kept. Later, --asd adds a disk, or claims an empty folder as a new
 disk in the place of one that was lost; a disk that is missing or damaged is
 reported and never prevents the start.
 
+A disk that another process serves, see "gabion asd serve", is given by its address:
+--asd asd://HOST:PORT/ID, or without /ID all disks of that process that are free.
+They are claimed for this filesystem. With --identity the first time, it is known who
+asks.
+
 The metadata is kept in the data directory, or with --cluster and --store in a store
 of a cluster of several machines, which survives the loss of some of them; the disks
 and the mount stay on this machine. The data directory remembers the store. One
@@ -74,6 +79,7 @@ c are durable, at most x on one node. Repeat --policy for fallbacks, best first.
 		Example: `  gabion up --mount /mnt/gabion
   gabion up --data /srv/gabion --asds 4 --policy 2,2,3,4 --dav off --mount /mnt/gabion
   gabion up --data /srv/gabion --asd /disk1/asd --asd /disk2/asd --asd /disk3/asd
+  gabion up --data /srv/gabion --asd asd://10.0.0.1:7100 --asd asd://10.0.0.2:7100 --identity home.pem
   gabion up --data /srv/gabion --cluster home.pem --store home --mount /home
   gabion up --data /srv/gabion --key-file /root/gabion.key --mount /mnt/gabion
   gabion up --dav 0.0.0.0:8080 --dav-user anna --dav-password-file /etc/gabion/password`,
@@ -92,7 +98,8 @@ c are durable, at most x on one node. Repeat --policy for fallbacks, best first.
 	fl.StringVar(&f.davUser, "dav-user", "", "user `name` that WebDAV clients must give")
 	fl.StringVar(&f.davPassword, "dav-password-file", "", "`file` whose first line is that user's password, or a bcrypt hash of it")
 	fl.IntVar(&f.asds, "asds", 0, "`number` of disks to make inside a new data directory, 1 to 64 (default 6)")
-	fl.StringArrayVar(&f.asdDirs, "asd", nil, "`folder` to use as a disk; repeat it")
+	fl.StringArrayVar(&f.asdDirs, "asd", nil, "`folder` to use as a disk, or address of a disk of another process; repeat it")
+	fl.StringVar(&f.identity, "identity", "", "`file` of a client or node to show to those processes (default: the one from before, or --cluster)")
 	fl.StringArrayVar(&f.policies, "policy", nil, "`k,m,c,x`; repeat it, best first (default: by the number of disks)")
 	fl.StringVar(&f.cluster, "cluster", "", "`file` that \"gabion cluster client\" made: keep the metadata on that cluster")
 	fl.StringVar(&f.store, "store", "", "`name` of the store of the cluster")
@@ -133,9 +140,9 @@ func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, er
 	}
 	seen := make(map[string]bool)
 	for _, dir := range f.asdDirs {
-		abs, err := filepath.Abs(dir)
-		if dir == "" || err != nil {
-			return o, usagef("--asd %q: not a folder's name", dir)
+		abs, err := diskPlace(dir)
+		if err != nil {
+			return o, usagef("--asd %q: %w", dir, err)
 		}
 		if seen[abs] {
 			return o, usagef("--asd %s is given twice", dir)
@@ -143,6 +150,7 @@ func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, er
 		seen[abs] = true
 		o.ASDDirs = append(o.ASDDirs, abs)
 	}
+	o.Identity = f.identity
 	for _, s := range f.policies {
 		p, err := objstore.ParsePolicy(s)
 		if err != nil {

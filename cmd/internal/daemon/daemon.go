@@ -37,7 +37,8 @@ import (
 type Options struct {
 	Data     string            // data directory; made when it is missing or empty
 	ASDs     int               // disks to make in a new data directory; 0 means 6
-	ASDDirs  []string          // absolute folders of disks, instead of ASDs
+	ASDDirs  []string          // absolute folders of disks, or their addresses, instead of ASDs
+	Identity string            // file of a client or node, shown to the servers of disks; "": the one from before, or Cluster
 	Policies []objstore.Policy // of a new data directory; none: by the number of disks
 
 	Cluster string // file of a client of the cluster that keeps the metadata; "": the data directory keeps it
@@ -71,6 +72,8 @@ type run struct {
 
 	bundle    *identity.Bundle // of Options.Cluster
 	bundleRaw []byte
+	identity  *identity.Bundle // of Options.Identity
+	unclaimed map[string]bool  // addresses of disks that belonged to nobody
 	dir       *datadir.Dir
 	claims    []claim // folders that become disks of a new data directory
 	node      *node.Node
@@ -235,7 +238,7 @@ func (r *run) stop() error {
 	}
 	if r.dir != nil {
 		if r.dir.Config.State != datadir.Ready {
-			add("disks", takeBack(r.claims))
+			add("disks", errors.Join(takeBack(r.claims), r.releaseRemote()))
 		}
 		add("data directory", r.dir.Abandon()) // only an unfinished creation is taken back
 	}

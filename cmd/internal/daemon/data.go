@@ -3,11 +3,13 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 const defaultASDs = 6
@@ -17,6 +19,9 @@ func (r *run) openData() error {
 	if err := r.readBundle(); err != nil {
 		return err
 	}
+	if err := r.readIdentity(); err != nil {
+		return err
+	}
 	c, err := datadir.Probe(r.o.Data)
 	if errors.Is(err, datadir.ErrAbsent) {
 		r.dir, err = r.createData(c.Cluster)
@@ -24,6 +29,9 @@ func (r *run) openData() error {
 	}
 	if err != nil {
 		return r.explainInUse(err)
+	}
+	if err := r.findRemote(c.Cluster); err != nil {
+		return err
 	}
 	if err := r.checkFolders(c.Cluster); err != nil {
 		return err
@@ -36,6 +44,9 @@ func (r *run) openData() error {
 		return errors.Join(err, d.Close())
 	}
 	r.dir = d
+	if err := r.keepIdentity(d); err != nil {
+		return err
+	}
 	if r.bundle != nil {
 		return d.WriteBundle(r.bundleRaw) // it may name newer addresses, or carry a newer certificate
 	}
@@ -62,6 +73,9 @@ func (r *run) createData(interrupted string) (*datadir.Dir, error) {
 		c.Cluster = moved
 	}
 	c.Policies = r.o.Policies
+	if err := r.findRemote(c.Cluster); err != nil {
+		return nil, err
+	}
 	if err := r.checkFolders(c.Cluster); err != nil {
 		return nil, err
 	}
@@ -87,7 +101,7 @@ func (r *run) createData(interrupted string) (*datadir.Dir, error) {
 	if len(c.Policies) == 0 {
 		c.Policies = objstore.DefaultPolicies(len(c.ASDs))
 	}
-	if err := usable(c.Policies, len(c.ASDs)); err != nil {
+	if err := usable(c.Policies, perNode(c.ASDs)); err != nil {
 		return nil, err
 	}
 	c.Remote = r.remote(base, c.Cluster)
@@ -96,6 +110,9 @@ func (r *run) createData(interrupted string) (*datadir.Dir, error) {
 		return nil, err
 	}
 	r.claims = emptyFolders(r.o.ASDDirs)
+	if err := r.keepIdentity(d); err != nil {
+		return nil, errors.Join(err, d.Abandon())
+	}
 	if r.bundle != nil {
 		if err := d.WriteBundle(r.bundleRaw); err != nil {
 			return nil, errors.Join(err, d.Abandon())
@@ -104,14 +121,37 @@ func (r *run) createData(interrupted string) (*datadir.Dir, error) {
 	return d, nil
 }
 
-// usable refuses policies of which none could be met with n disks, all on this one node.
-func usable(policies []objstore.Policy, n int) error {
+// perNode counts the disks of each node: those of this one, and those of each server.
+func perNode(asds []string) []int {
+	nodes := make(map[string]int)
+	for _, a := range asds {
+		at, _ := remote.ParseAddress(a) // a folder is at ""
+		nodes[at.Server]++
+	}
+	return slices.Collect(maps.Values(nodes))
+}
+
+// usable refuses policies of which none could be met with so many disks on each node.
+func usable(policies []objstore.Policy, nodes []int) error {
+	n := 0
 	for _, p := range policies {
-		if min(n, p.X) >= p.C {
+		n = 0
+		for _, disks := range nodes {
+			n += min(disks, p.X)
+		}
+		if n >= p.C {
 			return nil
 		}
 	}
-	return fmt.Errorf("none of the policies %v can be met by %d disks on one node: a write needs c disks, of which at most x on the node; give more disks, or a smaller --policy", policies, n)
+	n = 0
+	for _, disks := range nodes {
+		n += disks
+	}
+	where := "one node"
+	if len(nodes) > 1 {
+		where = fmt.Sprintf("%d nodes", len(nodes))
+	}
+	return fmt.Errorf("none of the policies %v can be met by %d disks on %s: a write needs c disks, of which at most x on the node; give more disks, or a smaller --policy", policies, n, where)
 }
 
 // agrees refuses options that contradict what the data directory was made with.

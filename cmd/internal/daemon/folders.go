@@ -9,6 +9,7 @@ import (
 
 	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/local"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // checkFolders refuses folders given as disks that cannot be ours, before anything is made or claimed:
@@ -16,6 +17,9 @@ import (
 // not a mistake of whoever started us, and passes.
 func (r *run) checkFolders(cluster string) error {
 	for _, dir := range r.o.ASDDirs {
+		if remote.IsAddress(dir) {
+			continue // see findRemote
+		}
 		id, err := local.Inspect(dir)
 		switch {
 		case err == nil && id.Cluster.String() != cluster:
@@ -54,7 +58,7 @@ type claim struct {
 func emptyFolders(dirs []string) []claim {
 	var out []claim
 	for _, dir := range dirs {
-		if claimable(dir) == nil {
+		if !remote.IsAddress(dir) && claimable(dir) == nil {
 			_, err := os.Stat(dir)
 			out = append(out, claim{dir, err == nil})
 		}

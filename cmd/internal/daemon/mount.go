@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/gabionfs/gabion/fs/mount"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 func (r *run) mountOptions() mount.Options {
@@ -48,6 +49,9 @@ func (r *run) checkMount() (string, error) {
 // apart refuses a mount point that holds the data, or lies in it: each would need the other first.
 func (r *run) apart(dir string) error {
 	for _, data := range append([]string{r.o.Data}, r.o.ASDDirs...) {
+		if remote.IsAddress(data) {
+			continue
+		}
 		abs, err := filepath.Abs(data)
 		if err != nil {
 			return err

@@ -15,11 +15,13 @@ import (
 	"time"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 const (
 	formatName  = "format"
 	bundleName  = "cluster.pem"
+	idName      = "identity.pem"
 	keyringName = "keyring"
 	magic       = "gabion-data "
 	version     = 2       // 1 has no Remote, and is what is written without one
@@ -43,7 +45,7 @@ type Config struct {
 	State    State             `json:"state"`
 	Cluster  string            `json:"cluster"` // 32 hex digits, chosen at random
 	Created  time.Time         `json:"created"`
-	ASDs     []string          `json:"asds"` // folders of the first disks, relative to the directory when inside it
+	ASDs     []string          `json:"asds"` // folders of the first disks, relative to the directory when inside it, or their addresses
 	Policies []objstore.Policy `json:"policies"`
 	Remote   *Remote           `json:"remote,omitempty"`
 }
@@ -79,7 +81,11 @@ func (c *Config) validate() error {
 	}
 	seen := make(map[string]bool)
 	for _, a := range c.ASDs {
-		if a == "" || filepath.Clean(a) != a || !(filepath.IsAbs(a) || filepath.IsLocal(a)) {
+		if remote.IsAddress(a) {
+			if at, err := remote.ParseAddress(a); err != nil || at.ASD.IsZero() {
+				return fmt.Errorf("bad address of a disk %q", a)
+			}
+		} else if a == "" || filepath.Clean(a) != a || !(filepath.IsAbs(a) || filepath.IsLocal(a)) {
 			return fmt.Errorf("bad disk folder %q", a)
 		}
 		if seen[a] {

@@ -3,6 +3,7 @@
 //	DIR/format        what the directory is: magic, version, cluster, disks, policies (below)
 //	DIR/kv/           the key-value store, unless it is on a cluster
 //	DIR/cluster.pem   then how to reach that cluster: a copy of the client's bundle
+//	DIR/identity.pem  what is shown to the servers of disks of other processes, if not that bundle
 //	DIR/asd-NN/       the disks that were made inside the directory
 //	DIR/keyring       a copy of the keyring of what is encrypted, itself sealed (objstore/crypt)
 //	DIR/control.sock  the running process's control socket
@@ -32,6 +33,8 @@ import (
 	"regexp"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // Errors of opening, to be matched with errors.Is.
@@ -63,6 +66,12 @@ func (d *Dir) KV() string { return filepath.Join(d.Path, "kv") }
 // Bundle is the file that says how to reach the cluster that Config.Remote is about.
 func (d *Dir) Bundle() string { return filepath.Join(d.Path, bundleName) }
 
+// Identity is the file with the bundle that is shown to the servers of disks of other processes.
+func (d *Dir) Identity() string { return filepath.Join(d.Path, idName) }
+
+// WriteIdentity replaces that file durably.
+func (d *Dir) WriteIdentity(raw []byte) error { return d.replace(idName, raw) }
+
 // WriteBundle replaces the bundle durably. It holds a private key: only its owner may read it.
 func (d *Dir) WriteBundle(raw []byte) error { return d.replace(bundleName, raw) }
 
@@ -80,7 +89,7 @@ func (d *Dir) WriteKeyring(raw []byte) error { return d.replace(keyringName, raw
 
 // Resolve returns the absolute path of a folder that Config names.
 func (d *Dir) Resolve(folder string) string {
-	if filepath.IsAbs(folder) {
+	if filepath.IsAbs(folder) || remote.IsAddress(folder) {
 		return folder
 	}
 	return filepath.Join(d.Path, folder)
@@ -202,7 +211,7 @@ func (d *Dir) Abandon() error {
 func (d *Dir) Close() error { return d.lock.Close() }
 
 // made matches the names that a creation makes, but for the format file.
-var made = regexp.MustCompile(`^(kv|asd-[0-9]{2}|control\.sock|format\.new|cluster\.pem(\.new)?|keyring(\.new)?)$`)
+var made = regexp.MustCompile(`^(kv|asd-[0-9]{2}|control\.sock|format\.new|(cluster|identity)\.pem(\.new)?|keyring(\.new)?)$`)
 
 // clear removes what a creation makes. Only called while nothing was stored yet.
 func (d *Dir) clear() error {

@@ -76,6 +76,9 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	lo := local.Options{
 		KV: n.kv, Cluster: cluster, Base: d.Path, Dirs: o.Claim, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: o.Quiet,
 	}
+	if lo.Remote.Credentials, err = Credentials(d); err != nil {
+		return nil, err
+	}
 	if lo.Keys, err = keyOptions(d, o); err != nil {
 		return nil, err
 	}
