@@ -216,12 +216,18 @@ func (a adminServer) SetReady(ctx context.Context, r *clusterpb.SetReadyRequest)
 
 func (a adminServer) TransferLeader(ctx context.Context, r *clusterpb.TransferLeaderRequest) (*clusterpb.TransferLeaderResponse, error) {
 	n := a.n
-	row := n.image.Load().stores[r.Name]
+	im := n.image.Load()
+	row := im.stores[r.Name]
 	if row == nil && r.Name != Directory {
+		if !n.upToDate(im) {
+			return nil, toStatus(&redirectError{}) // somebody else may know it
+		}
 		return nil, toStatus(fmt.Errorf("%w: %q", kv.ErrNoStore, r.Name))
 	}
 	store, err := n.member(r.Name)
-	if err != nil {
+	if err != nil && row == nil {
+		return nil, toStatus(&redirectError{}) // the directory's member here does not run
+	} else if err != nil {
 		for id := range n.image.Load().wish(row, n.directoryConfig()) {
 			if id != n.id { // any member knows more
 				return nil, toStatus(&redirectError{id, n.address(id)})

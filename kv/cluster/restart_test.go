@@ -76,7 +76,9 @@ func TestDamagedMember(t *testing.T) {
 		"b": func(dir string) error { return os.RemoveAll(dir) },
 		"c": func(dir string) error { return os.WriteFile(filepath.Join(dir, "format"), []byte("rubbish"), 0o600) },
 	}
+	last := "1"
 	for _, id := range []string{"b", "c"} {
+		c.shows(id, "s", "x", last) // it has files
 		c.kill(id)
 		if err := damage[id](dir(id)); err != nil {
 			t.Fatal(err)
@@ -119,6 +121,7 @@ func TestDamagedMember(t *testing.T) {
 		c.members("s", []string{"a", "b", "c"}, nil)
 		c.put("s", "x", id)
 		c.shows(id, "s", "x", id)
+		last = id
 	}
 
 	// The directory itself.
