@@ -31,7 +31,7 @@ Machines are noisy: compare figures of one run, and quote medians of three.`,
 	}
 	cmd.PersistentFlags().StringVar(&b.dir, "dir", "", "`folder` to work below (default $TMPDIR or /tmp)")
 	cmd.PersistentFlags().BoolVar(&b.json, "json", false, "print JSON, one figure on a line")
-	cmd.AddCommand(newBenchFS(b), newBenchObject(b), newBenchErasure(b), newBenchASD(b), newBenchKV(b),
+	cmd.AddCommand(newBenchFS(b), newBenchObject(b), newBenchMetadata(b), newBenchErasure(b), newBenchASD(b), newBenchKV(b),
 		newBenchKVNode(), newBenchKVJoiner(), newBenchASDChild())
 	return cmd
 }

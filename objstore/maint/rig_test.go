@@ -2,6 +2,7 @@ package maint
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -33,6 +34,7 @@ type rig struct {
 	policies []objstore.Policy
 	grace    time.Duration
 	capacity int64
+	fragment int                   // 0: 8 KiB
 	node     func(disk int) string // nil: all on one
 	maint    Options               // what differs from those of tests
 	noCache  bool                  // every read goes to the disks
@@ -103,7 +105,7 @@ func (r *rig) open() {
 	}
 	r.c = client.New(co)
 	n := nsm.Open(r.store, nsm.Options{Name: "test", Number: 1, Policies: r.policies, Disks: r.mgr, Highest: Highest(r.mgr)})
-	r.ns = r.c.Namespace(n, objstore.Preset{Name: "p", Policies: r.policies, FragmentSize: 8 << 10, Compression: objstore.CompressS2})
+	r.ns = r.c.Namespace(n, objstore.Preset{Name: "p", Policies: r.policies, FragmentSize: cmp.Or(r.fragment, 8<<10), Compression: objstore.CompressS2})
 }
 
 func (r *rig) attach(i int) {
