@@ -47,8 +47,12 @@ func testSnapshot(t *testing.T, f *fixture) {
 				w.Go(func() {
 					close(began)
 					for i := range 50 { // may wait for the view to end
-						f.put(kv.Ordered, "a", "x", fmt.Sprint(l, i))
-						f.put(kv.Ordered, "b", "x", fmt.Sprint(l, i))
+						v := fmt.Append(nil, l, i)
+						f.must(f.Update(f.ctx, kv.Ordered, func(tx kv.Txn) error { // one: a view that begins anew sees both or none
+							tx.Put("a", []byte("x"), v)
+							tx.Put("b", []byte("x"), v)
+							return nil
+						}))
 					}
 				})
 			})
