@@ -34,6 +34,7 @@ func (b *Backend) watch() {
 		case <-tick.C:
 			disks := b.disks.Disks()
 			manager.JudgeReads(disks)
+			limit := b.disks.JudgeWrites(time.Now())
 			for _, d := range disks {
 				w := watchers[d.ID()]
 				if w == nil {
@@ -41,7 +42,7 @@ func (b *Backend) watch() {
 					w.idle <- struct{}{}
 					watchers[d.ID()] = w
 				}
-				w.look()
+				w.look(limit)
 			}
 		}
 	}
@@ -57,7 +58,7 @@ type watcher struct {
 	wait  time.Duration
 }
 
-func (w *watcher) look() {
+func (w *watcher) look(limit time.Duration) {
 	select {
 	case <-w.idle:
 	default:
@@ -76,6 +77,7 @@ func (w *watcher) look() {
 			if err := w.d.Refresh(w.b.ctx); err != nil && w.b.ctx.Err() == nil {
 				w.b.lost(w.d, err)
 			}
+			w.b.disks.ProbeWrites(w.b.ctx, w.d, limit, time.Now)
 			return
 		}
 		if now := time.Now(); now.After(w.after) {

@@ -38,6 +38,8 @@ type Disk struct {
 	dev    *device // nil unless the state is Up
 	stat   objstore.DiskStat
 
+	fitness fitness
+
 	full     atomic.Bool
 	failures atomic.Int32 // in a row
 	backlog  atomic.Int32 // writes that nobody waits for any longer
@@ -105,7 +107,7 @@ type Status struct {
 func (d *Disk) Status() Status {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return Status{DiskRecord: d.record, State: d.state, Err: d.err, Since: d.since, Stat: d.stat, Slow: d.Reads.Slow(),
+	return Status{DiskRecord: d.record, State: d.state, Err: d.err, Since: d.since, Stat: d.stat, Slow: d.Reads.Slow() || d.fitness.unfit,
 		ReadP95: d.Reads.P95(), WriteP95: d.Writes.P95(), Stragglers: int(d.backlog.Load())}
 }
 
@@ -229,14 +231,14 @@ const maxBacklog = 4
 func (d *Disk) Writable() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.dev != nil && d.record.Admin == Active && !d.full.Load() && d.backlog.Load() < maxBacklog
+	return d.dev != nil && d.record.Admin == Active && !d.full.Load() && d.backlog.Load() < maxBacklog && !d.fitness.unfit
 }
 
-// Busy tells whether the disk would be Writable but for the writes that have piled up on it.
+// Busy tells whether the disk would be Writable but for the writes that have piled up on it, or are slow.
 func (d *Disk) Busy() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.dev != nil && d.record.Admin == Active && !d.full.Load() && d.backlog.Load() >= maxBacklog
+	return d.dev != nil && d.record.Admin == Active && !d.full.Load() && (d.backlog.Load() >= maxBacklog || d.fitness.unfit)
 }
 
 // Kept tells whether fragments on the disk count as safe: it is up, and nobody wants it emptied.

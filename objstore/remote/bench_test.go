@@ -79,11 +79,23 @@ func run(b *testing.B, n, flying int, do func([]byte) error) {
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	var wg sync.WaitGroup
+	for range flying { // the connections are there before the clock starts
+		p := disktest.Bytes(1, n)
+		wg.Go(func() {
+			if err := do(p); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	buffers := make([][]byte, flying)
+	for i := range buffers {
+		buffers[i] = disktest.Bytes(1, n)
+	}
 	begin := cpu()
 	b.ResetTimer()
-	for range flying {
+	for _, p := range buffers {
 		wg.Go(func() {
-			p := disktest.Bytes(1, n)
 			for left.Add(-1) >= 0 {
 				if err := do(p); err != nil {
 					b.Error(err)
