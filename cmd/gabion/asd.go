@@ -29,7 +29,8 @@ forget the disk when nothing refers to it any more. The folder stays.`),
 		newASDChange(e, control.Purge, "purged", "Forget a disk for good",
 			`Forget a disk, as after it was lost and what it held was made anew on others.
 Refused while an object refers to it, unless --force is given. A folder that is
-still there is left as it is, and never taken back.`))
+still there is left as it is, and never taken back.`),
+		newASDVerify(e), newASDRecover(e), newASDCompact(e), newASDStat(e))
 	return cmd
 }
 

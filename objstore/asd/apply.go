@@ -49,6 +49,7 @@ const (
 	classPut class = iota
 	classDelete
 	classMove
+	classRestore
 )
 
 // writer is the state of the leader.
@@ -233,8 +234,11 @@ func (a *ASD) writeGroup(rs []*request) int {
 
 // stage checks the asserts of a request against everything before it and adds its ops to the group.
 func (a *ASD) stage(g *group, r *request) error {
-	if r.class == classMove {
+	switch r.class {
+	case classMove:
 		return a.stageMoves(g, r)
+	case classRestore:
+		return a.stageRestored(g, r)
 	}
 	for i := range r.asserts {
 		as := &r.asserts[i]

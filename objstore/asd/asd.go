@@ -26,7 +26,10 @@ type ASD struct {
 	identity Identity
 	opts     Options
 	log      *slog.Logger
-	lock     *os.File
+	lock     *os.File // nil when there is no format file, in a salvage
+	home     string   // where the index lies: dir, but for a salvage
+	salvage  bool     // nothing in dir is changed
+	rebuilt  bool     // the index was rebuilt; guarded by indexMu
 	buffers  *BufferPool
 	cache    *IndexCache
 	ownCache bool
@@ -89,7 +92,7 @@ func Open(ctx context.Context, dir string, opts Options) (*ASD, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &ASD{dir: dir, opts: opts, lock: lock, log: opts.Logger, start: time.Now(),
+	a := &ASD{dir: dir, home: dir, opts: opts, lock: lock, log: opts.Logger, start: time.Now(),
 		buffers: opts.Buffers, cache: opts.Cache, kick: make(chan struct{}, 1), stop: make(chan struct{})}
 	if err := a.open(ctx); err != nil {
 		a.abandon()
@@ -242,7 +245,9 @@ func (a *ASD) abandon() {
 		a.cache.Close()
 		a.ownCache = false
 	}
-	a.lock.Close()
+	if a.lock != nil {
+		a.lock.Close()
+	}
 }
 
 func randomUint64() uint64 {

@@ -197,23 +197,37 @@ func (a *ASD) deleteNeeded(s *segment, o *opView) bool {
 
 // walk calls fn for every op in a sealed segment, and reports how many places were damaged.
 func (a *ASD) walk(s *segment, fn func(h *frameInfo, o *opView) error) (damaged int, err error) {
+	err = a.walkFrames(s, nil, fn, func(off int64, err error) {
+		damaged++
+		a.log.Error("damaged frame in a segment", "segment", s.id, "offset", off, "error", err)
+	})
+	return damaged, err
+}
+
+// walkFrames calls frame for every frame of a sealed segment that is whole, fn for its ops and damage for every place where
+// there is no whole frame.
+func (a *ASD) walkFrames(s *segment, frame func(h *frameInfo), fn func(h *frameInfo, o *opView) error, damage func(off int64, err error)) error {
 	a.table.RLock()
 	end := s.state.end
 	a.table.RUnlock()
 	f, err := os.Open(s.path)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer f.Close()
 	sc := &scanner{f: f, id: s.id, epoch: s.epoch, size: end}
 	for off := int64(segmentStart); off+pageSize <= end; {
+		at := off
 		h, err := sc.header(off)
 		if err == nil {
 			var meta []byte
 			if meta, err = sc.meta(&h); err == nil {
-				err = decodeOps(&h, bytes.Clone(meta), func(o *opView) error { return fn(&h, o) })
-				off = h.end()
+				if meta = bytes.Clone(meta); frame != nil && decodeOps(&h, meta, func(*opView) error { return nil }) == nil {
+					frame(&h)
+				}
+				err = decodeOps(&h, meta, func(o *opView) error { return fn(&h, o) })
 			}
+			off = h.end()
 		} else if next, ok := sc.resync(off+pageSize, end); ok {
 			off = next
 		} else {
@@ -221,13 +235,12 @@ func (a *ASD) walk(s *segment, fn func(h *frameInfo, o *opView) error) (damaged 
 		}
 		var fe formatError
 		if errors.As(err, &fe) {
-			damaged++
-			a.log.Error("damaged frame in a segment", "segment", s.id, "offset", off, "error", err)
+			damage(at, err)
 		} else if err != nil {
-			return damaged, err
+			return err
 		}
 	}
-	return damaged, nil
+	return nil
 }
 
 // compactor copies what is needed of one segment to the end of the log.

@@ -177,7 +177,7 @@ func lockFormat(dir string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, &OpenError{dir, ErrInUse, "stop the other process, or use a different folder"}
+			return nil, &OpenError{dir, ErrInUse, "stop " + holder(dir) + ", or use a different folder"}
 		}
 		return nil, &OpenError{dir, err, "cannot lock the format file"}
 	}

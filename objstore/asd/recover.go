@@ -1,6 +1,7 @@
 package asd
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -28,7 +29,7 @@ func (a *ASD) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mark := filepath.Join(a.dir, indexName+".rebuild")
+	mark := filepath.Join(a.home, indexName+".rebuild")
 	_, err = os.Stat(mark)
 	if marked := err == nil; !marked {
 		err = a.openFromIndex(ctx, files)
@@ -37,7 +38,7 @@ func (a *ASD) recover(ctx context.Context) error {
 		}
 		a.log.Error("the index is damaged and will be rebuilt from the segments", "error", err)
 		a.closeIndex()
-		if err := markRebuild(a.dir); err != nil {
+		if err := markRebuild(a.home); err != nil {
 			return err
 		}
 	} else {
@@ -68,7 +69,7 @@ func (a *ASD) events() indexEvents {
 		},
 		failed: func(err error) {
 			a.fail(err)
-			if err := markRebuild(a.dir); err != nil {
+			if err := markRebuild(a.home); err != nil {
 				a.log.Error("cannot mark the index for a rebuild", "error", err)
 			}
 		},
@@ -124,7 +125,7 @@ func (ff *foundFile) read(path string) {
 
 // openFromIndex is the usual way: the index is there, and at most the tail is missing in it.
 func (a *ASD) openFromIndex(ctx context.Context, files []*foundFile) error {
-	x, err := openIndex(filepath.Join(a.dir, indexName), a.cache, a.ballastSize()/2, a.log, a.events())
+	x, err := openIndex(filepath.Join(a.home, indexName), a.cache, a.ballastSize()/2, a.log, a.events())
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) {
 			return err
@@ -233,6 +234,9 @@ func (a *ASD) adopt(ff *foundFile) *segment {
 
 // repairHeader writes a header that was damaged again.
 func (a *ASD) repairHeader(ff *foundFile) error {
+	if a.salvage {
+		return nil
+	}
 	f, _, err := openDirect(segmentPath(a.dir, ff.slot), os.O_RDWR)
 	if err != nil {
 		return err
@@ -257,7 +261,12 @@ func (a *ASD) inferHeader(ff *foundFile) bool {
 	}
 	h, err := decodeFrame(b)
 	if err != nil || h.offset() != segmentStart {
-		return false
+		if !a.salvage || len(bytes.Trim(b, "\x00")) == 0 { // a file that was freed begins with zeroes
+			return false
+		}
+		if h, err = latestFrame(f, ff.size); err != nil {
+			return false
+		}
 	}
 	a.log.Error("segment header is damaged; its first frame tells which it is", "segment", h.segment, "error", ff.err)
 	ff.info = segmentInfo{state: segmentInUse, asd: a.identity.ASD, id: h.segment, epoch: h.epoch}
@@ -266,10 +275,27 @@ func (a *ASD) inferHeader(ff *foundFile) bool {
 	return ff.err == nil
 }
 
+// latestFrame finds a frame of the last life of a segment file whose header and first frame are damaged.
+func latestFrame(f *os.File, size int64) (best frameInfo, err error) {
+	err = bad("no frame")
+	sc := &scanner{f: f, size: size}
+	for off := int64(segmentStart); off+pageSize <= size; off += pageSize {
+		sc.next = off // read ahead
+		b, rerr := sc.bytes(off, frameHeader)
+		if rerr != nil {
+			continue
+		}
+		if h, derr := decodeFrame(b); derr == nil && h.offset() == off && h.segment > best.segment {
+			best, err = h, nil
+		}
+	}
+	return best, err
+}
+
 // continueTail goes on writing where a clean close ended.
 func (a *ASD) continueTail(pos position) error {
 	seg := a.table.segments[pos.segment]
-	if seg == nil || seg.allocated < pos.offset || pos.offset >= a.segmentSize {
+	if a.salvage || seg == nil || seg.allocated < pos.offset || pos.offset >= a.segmentSize {
 		return nil // the next write begins a segment
 	}
 	f, _, err := openDirect(seg.path, os.O_RDWR)
@@ -334,17 +360,7 @@ func knownEnd(files []*foundFile, i int) int64 {
 // sealRecovered makes what was found durable and cuts off the torn rest. Nothing is appended to a
 // segment after a crash: a frame that was torn off could be followed by a whole one.
 func (a *ASD) sealRecovered(ff *foundFile, end int64) error {
-	f, err := os.OpenFile(segmentPath(a.dir, ff.slot), os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if ff.size > end {
-		if err := f.Truncate(end); err != nil {
-			return err
-		}
-	}
-	if err := f.Sync(); err != nil {
+	if err := a.cutOff(ff, end); err != nil {
 		return err
 	}
 	if seg := a.table.segments[ff.info.id]; seg != nil {
@@ -355,12 +371,29 @@ func (a *ASD) sealRecovered(ff *foundFile, end int64) error {
 	return nil
 }
 
+func (a *ASD) cutOff(ff *foundFile, end int64) error {
+	if a.salvage {
+		return nil
+	}
+	f, err := os.OpenFile(segmentPath(a.dir, ff.slot), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if ff.size > end {
+		if err := f.Truncate(end); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
 // rebuildAtOpen makes a new index from the segments.
 func (a *ASD) rebuildAtOpen(ctx context.Context, files []*foundFile) error {
 	began := time.Now()
 	a.table.segments = make(map[uint64]*segment)
 	a.table.pool = nil
-	dir := filepath.Join(a.dir, indexName)
+	dir := filepath.Join(a.home, indexName)
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -393,6 +426,7 @@ func (a *ASD) rebuildAtOpen(ctx context.Context, files []*foundFile) error {
 	}
 	a.writer.lsn, a.writer.seq, a.writer.clean = r.lsn, r.seq, false
 	a.table.written, a.syncer.synced = r.lsn, r.lsn
+	a.rebuilt = true
 	a.log.Error("the index was rebuilt from the segments", "segments", len(segs), "frames", r.frames,
 		"damaged frames", r.gaps, "took", time.Since(began))
 	return nil
@@ -440,11 +474,11 @@ func (a *ASD) rebuild(damaged *index, cause error) error {
 	}
 	a.log.Error("the index is damaged and is being rebuilt from the segments", "error", cause)
 	began := time.Now()
-	if err := markRebuild(a.dir); err != nil {
+	if err := markRebuild(a.home); err != nil {
 		return a.fail(err)
 	}
 	a.index.close()
-	dir := filepath.Join(a.dir, indexName)
+	dir := filepath.Join(a.home, indexName)
 	err := os.RemoveAll(dir)
 	if err == nil {
 		a.index, err = openIndex(dir, a.cache, a.ballastSize()/2, a.log, a.events())
@@ -461,6 +495,7 @@ func (a *ASD) rebuild(damaged *index, cause error) error {
 		return a.fail(fmt.Errorf("rebuild the index: %w", err))
 	}
 	a.damage.Store(false)
+	a.rebuilt = true
 	a.log.Error("the index was rebuilt from the segments", "frames", r.frames, "damaged frames", r.gaps, "took", time.Since(began))
-	return os.Remove(filepath.Join(a.dir, indexName+".rebuild"))
+	return os.Remove(filepath.Join(a.home, indexName+".rebuild"))
 }

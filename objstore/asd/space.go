@@ -80,7 +80,7 @@ func (a *ASD) sizes() error {
 // roomFor reports whether a request of that class may allocate n more bytes.
 func (a *ASD) roomFor(n int64, c class) bool {
 	switch c {
-	case classPut:
+	case classPut, classRestore:
 		return a.room() >= n
 	case classMove:
 		// Compaction may go into the reserve, but leaves enough for the index and for deletes.
@@ -362,6 +362,9 @@ func (a *ASD) createFile(size int64) (*poolFile, error) {
 // bury ends the life of a segment file durably: its frames can never be found again. Then the file goes to the
 // pool.
 func (a *ASD) bury(slot uint32, id, epoch uint64, size int64) error {
+	if a.salvage {
+		return nil
+	}
 	f, _, err := openDirect(segmentPath(a.dir, slot), os.O_RDWR)
 	if err != nil {
 		return err

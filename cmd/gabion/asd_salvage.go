@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/asd"
+)
+
+// salvageFlags are those of verify and of recover.
+type salvageFlags struct {
+	json    bool
+	cluster string
+	scratch string
+}
+
+func (f *salvageFlags) register(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	cmd.Flags().StringVar(&f.cluster, "cluster", "", "`id` of the disk's cluster, where its format file is lost or damaged")
+	cmd.Flags().StringVar(&f.scratch, "scratch", "", "`folder` for a copy of the index")
+}
+
+func newASDVerify(e *env) *cobra.Command {
+	var f salvageFlags
+	cmd := &cobra.Command{
+		Use:   "verify FOLDER",
+		Short: "Read all of a stopped disk and compare it with its checksums",
+		Long: `Read everything on a disk that nothing uses and compare it with its checksums, and
+its index with its content. Nothing is changed. Of a disk that is in use, the
+process that uses it is named; there, scrubbing does this.
+
+Exit codes: 0 all is intact, 1 damage was found, 3 the check could not be finished.`,
+		Example: "  gabion asd verify /disk7/asd\n  gabion asd verify /disk7/asd --json",
+		Args:    exactArgs("one folder", 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.salvage(f, "verify", func(o asd.SalvageOptions) (asd.Report, error) {
+				return asd.Verify(cmd.Context(), args[0], o)
+			})
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func newASDRecover(e *env) *cobra.Command {
+	var f salvageFlags
+	var to string
+	cmd := &cobra.Command{
+		Use:   "recover FOLDER --to FOLDER",
+		Short: "Save what is intact on a damaged disk to a new one",
+		Long: `Copy every record of a stopped, damaged disk that is intact to a new folder, which
+becomes the same disk and may take the place of the old one. What is not intact is
+named. Nothing in the old folder is changed.
+
+Exit codes: 0 all was intact and is saved, 1 what is intact is saved, 3 it could not be
+finished, and the new folder holds no disk.`,
+		Example: "  gabion asd recover /disk7/asd --to /disk8/asd",
+		Args:    exactArgs("one folder", 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if to == "" {
+				return usagef("--to is missing: the folder that becomes the new disk")
+			}
+			return e.salvage(f, "recover", func(o asd.SalvageOptions) (asd.Report, error) {
+				return asd.Recover(cmd.Context(), args[0], to, o)
+			})
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&to, "to", "", "`folder` that becomes the new disk; empty, or made")
+	return cmd
+}
+
+// salvageProblem is a problem as --json prints it.
+type salvageProblem struct {
+	Key      string `json:"key,omitempty"`      // in hexadecimal
+	Fragment string `json:"fragment,omitempty"` // the key, where it is one of a fragment
+	Segment  uint64 `json:"segment"`
+	File     string `json:"file,omitempty"`
+	Offset   int64  `json:"offset"`
+	Cause    string `json:"cause"`
+	Lost     bool   `json:"lost"` // the content is
+}
+
+func newSalvageProblem(p asd.Problem) salvageProblem {
+	out := salvageProblem{Key: hex.EncodeToString(p.Key), Segment: p.Segment, File: p.File, Offset: p.Offset, Cause: p.Cause, Lost: p.Lost}
+	if k, err := objstore.ParseFragmentKey(p.Key); err == nil {
+		out.Fragment = k.String()
+	}
+	return out
+}
+
+// salvageReport is what --json prints.
+type salvageReport struct {
+	Intact   bool             `json:"intact"`
+	ASD      string           `json:"asd"`
+	Cluster  string           `json:"cluster"`
+	Segments int              `json:"segments"`
+	Records  int64            `json:"records"` // intact
+	Bytes    int64            `json:"bytes"`
+	Lost     int64            `json:"lost"` // records
+	Damaged  int64            `json:"damaged"`
+	Rebuilt  bool             `json:"index_rebuilt"` // it was lost or damaged
+	Problems []salvageProblem `json:"problems"`
+}
+
+// salvage runs fn, and prints what it finds and finds out.
+func (e *env) salvage(f salvageFlags, verb string, fn func(asd.SalvageOptions) (asd.Report, error)) error {
+	o := asd.SalvageOptions{Scratch: f.scratch}
+	if f.cluster != "" {
+		id, err := asd.ParseID(f.cluster)
+		if err != nil {
+			return usagef("--cluster: %v", err)
+		}
+		o.Cluster = id
+	}
+	out := salvageReport{Problems: []salvageProblem{}}
+	o.Progress = func(done, total int64) { e.progress("%s: %s of %s", verb, size(done), size(total)) }
+	o.Problem = func(p asd.Problem) {
+		q := newSalvageProblem(p)
+		if f.json {
+			out.Problems = append(out.Problems, q)
+			return
+		}
+		e.endProgress()
+		fmt.Fprintln(e.out, q.line())
+	}
+	r, err := fn(o)
+	e.endProgress()
+	if err != nil {
+		fmt.Fprintf(e.err, "gabion: asd %s: %s\n", verb, oneLine(err))
+		return exitError(exitTrouble)
+	}
+	out.Intact, out.ASD, out.Cluster = r.Intact(), r.Identity.ASD.String(), r.Identity.Cluster.String()
+	out.Segments, out.Records, out.Bytes, out.Lost = r.Segments, r.Records, r.Bytes, r.Lost
+	out.Damaged, out.Rebuilt = r.Damaged, r.Rebuilt
+	if f.json {
+		err = e.printJSON(out)
+	} else {
+		err = out.print(e)
+	}
+	if err == nil && !out.Intact {
+		return exitError(1)
+	}
+	return err
+}
+
+func (p salvageProblem) line() string {
+	what := "a place"
+	switch {
+	case p.Fragment != "":
+		what = "fragment " + p.Fragment
+	case p.Key != "":
+		what = "record " + p.Key
+	}
+	if p.Lost {
+		what += " is lost"
+	} else {
+		what += " is damaged"
+	}
+	where := ""
+	if p.File != "" {
+		where = " at " + strconv.FormatInt(p.Offset, 10) + " of " + p.File
+	}
+	if p.Segment != 0 {
+		where += fmt.Sprintf(" (segment %d)", p.Segment)
+	}
+	return what + where + ": " + p.Cause
+}
+
+func (r *salvageReport) print(e *env) error {
+	if r.Rebuilt {
+		fmt.Fprintln(e.out, "the index is lost or damaged: the segments alone tell what there is")
+	}
+	state := "intact"
+	if !r.Intact {
+		state = fmt.Sprintf("%d problems, %d records lost", r.Damaged, r.Lost)
+	}
+	_, err := fmt.Fprintf(e.out, "disk %s: %d records of %s are intact in %d segments; %s\n", r.ASD, r.Records, size(r.Bytes), r.Segments, state)
+	return err
+}
+
+func newASDCompact(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "compact FOLDER",
+		Short: "Bring the space of deleted records of a stopped disk back",
+		Long: `Compact a disk that nothing uses, as far as it pays, most garbage first. It needs no
+more room than one segment. A disk in use is compacted by the process that uses it.`,
+		Example: "  gabion asd compact /disk7/asd",
+		Args:    exactArgs("one folder", 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			before, after, err := compactDisk(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return e.printJSON(map[string]int64{"used_before": before.Used, "used": after.Used,
+					"garbage_before": before.Garbage, "garbage": after.Garbage, "segments_compacted": after.Compactions})
+			}
+			_, err = fmt.Fprintf(e.out, "%s used, %s before; %s of it garbage, %s before\n",
+				size(after.Used), size(before.Used), size(after.Garbage), size(before.Garbage))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func compactDisk(ctx context.Context, dir string) (before, after asd.Stat, err error) {
+	a, err := asd.Open(ctx, dir, asd.Options{Compaction: asd.Compaction{Mode: asd.CompactManual}})
+	if err != nil {
+		return before, after, err
+	}
+	before = a.Stat()
+	if err := a.Compact(ctx); err != nil {
+		a.Close()
+		return before, after, err
+	}
+	after = a.Stat()
+	return before, after, a.Close()
+}
+
+// diskStat is what `asd stat --json` prints. Sizes are bytes.
+type diskStat struct {
+	ASD          string  `json:"asd"`
+	Cluster      string  `json:"cluster"`
+	Capacity     int64   `json:"capacity"`
+	Used         int64   `json:"used"`
+	Free         int64   `json:"free"`
+	Live         int64   `json:"live"`
+	Garbage      int64   `json:"garbage"`
+	GarbageRatio float64 `json:"garbage_ratio"`
+	Records      int64   `json:"records"`
+	Segments     int     `json:"segments"`
+	Pooled       int     `json:"pooled_segments"`
+	Index        int64   `json:"index"`
+}
+
+func newASDStat(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "stat FOLDER",
+		Short:   "Show what a stopped disk holds, and how much of it is garbage",
+		Long:    "Show what a disk that nothing uses holds, and how much of it is garbage.",
+		Example: "  gabion asd stat /disk7/asd --json",
+		Args:    exactArgs("one folder", 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := asd.Open(cmd.Context(), args[0], asd.Options{Compaction: asd.Compaction{Mode: asd.CompactManual}})
+			if err != nil {
+				return err
+			}
+			id, st := a.Identity(), a.Stat()
+			if err := a.Close(); err != nil {
+				return err
+			}
+			out := diskStat{ASD: id.ASD.String(), Cluster: id.Cluster.String(), Capacity: st.Capacity, Used: st.Used, Free: st.Free,
+				Live: st.Live, Garbage: st.Garbage, GarbageRatio: st.GarbageRatio(), Records: st.Records,
+				Segments: st.Segments, Pooled: st.Pooled, Index: st.IndexBytes}
+			if asJSON {
+				return e.printJSON(out)
+			}
+			_, err = fmt.Fprintf(e.out, "disk %s of cluster %s\n%d records, %s in %d segments; %s of garbage (%.0f%%)\n%s used, %s of it index; %s free\n",
+				out.ASD, out.Cluster, out.Records, size(out.Live), out.Segments, size(out.Garbage), 100*out.GarbageRatio,
+				size(out.Used), size(out.Index), size(out.Free))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
