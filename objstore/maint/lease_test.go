@@ -220,7 +220,7 @@ func pause(t *testing.T, what string) {
 	for _, fn := range release {
 		fn()
 	}
-	_ = <-done // whatever it says
+	<-done // whatever it says
 	if after := r.manifests(); what != "obsolete" {
 		for name, m := range before {
 			if string(m.Encode(nil)) != string(after[name].Encode(nil)) {
