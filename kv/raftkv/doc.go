@@ -18,8 +18,11 @@
 //
 // Keys that are longer than bbolt takes have a place of their own in it (long.go).
 //
+// Updates that come faster than they are flushed are let in at the rate of the flusher (room.go). A new member is sent
+// the state file; it is copied in slices that give way to updates (send.go, courtesy.go, slicefile.go).
+//
 // The log also serves those who watch (watch.go), and members that lag: Options.MinLog bytes of it stay
-// behind the snapshot (retain.go). A link between raft and the transport knows which peers answer, how
+// behind the snapshot (retain.go), and what a member will need that is being sent one (hold.go). A link between raft and the transport knows which peers answer, how
 // fresh a follower is, and keeps a member silent whose disk hangs (link.go, stall.go).
 //
 // Files in Options.Dir, all written by one process at a time, which holds the lock on LOCK:
