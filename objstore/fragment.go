@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // DiskID numbers a disk of one backend, from 1. Numbers are given out once and never reused, so that a
@@ -117,6 +118,16 @@ type DiskStat struct {
 	Fragments         int64
 	Full              bool   // puts are refused, deletes pass
 	Device            uint64 // disks with the same one share what it has free; 0: shared with none
+
+	// What a disk of this process also tells; zero where it is not known.
+	Garbage       int64   // bytes of deleted fragments whose space is not back yet
+	Reads, Writes OpTimes // of fragments, since the disk was opened, without those of maintenance
+}
+
+// OpTimes sums up how long operations took.
+type OpTimes struct {
+	Count         int64
+	P50, P99, Max time.Duration // at most an eighth above the truth
 }
 
 // Disk holds fragments: what the object layer asks of an ASD. Safe for concurrent use.

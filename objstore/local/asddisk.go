@@ -18,6 +18,14 @@ func key(k objstore.FragmentKey) []byte {
 	return k.Append(make([]byte, 0, objstore.FragmentKeyLen))
 }
 
+// priority tells an ASD what is of the background.
+func priority(ctx context.Context) context.Context {
+	if objstore.IsBackground(ctx) {
+		return asd.Background(ctx)
+	}
+	return ctx
+}
+
 // translate turns an ASD's error into the vocabulary of objstore.Disk.
 func translate(k objstore.FragmentKey, err error) error {
 	var corrupt *asd.CorruptError
@@ -39,12 +47,12 @@ func translate(k objstore.FragmentKey, err error) error {
 func (d asdDisk) PutFragment(ctx context.Context, k objstore.FragmentKey, recovery, data []byte, sums []uint32) error {
 	var b asd.Batch
 	b.PutSummed(key(k), recovery, sums, data)
-	_, err := d.a.Apply(ctx, &b, asd.Durable)
+	_, err := d.a.Apply(priority(ctx), &b, asd.Durable)
 	return translate(k, err)
 }
 
 func (d asdDisk) ReadFragment(ctx context.Context, k objstore.FragmentKey, off int64, p []byte) error {
-	return translate(k, d.a.PartialGet(ctx, key(k), []asd.Section{{Off: off, Buf: p}}))
+	return translate(k, d.a.PartialGet(priority(ctx), key(k), []asd.Section{{Off: off, Buf: p}}))
 }
 
 func (d asdDisk) ReadCached(ctx context.Context, k objstore.FragmentKey, off int64, p []byte) bool {
@@ -110,7 +118,12 @@ func (d asdDisk) Range(ctx context.Context, from, to objstore.FragmentKey, fn fu
 func (d asdDisk) Stat(context.Context) (objstore.DiskStat, error) {
 	st := d.a.Stat()
 	return objstore.DiskStat{Total: st.Capacity, Used: st.Live, Free: st.Free, Own: st.Own, Fragments: st.Records,
-		Full: st.Free < fullBelow, Device: st.Device}, nil
+		Full: st.Free < fullBelow, Device: st.Device,
+		Garbage: st.Garbage, Reads: opTimes(st.ReadTime), Writes: opTimes(st.ApplyTime)}, nil
+}
+
+func opTimes(l asd.Latency) objstore.OpTimes {
+	return objstore.OpTimes{Count: l.Count, P50: l.P50, P99: l.P99, Max: l.Max}
 }
 
 // fullBelow is how little room makes a disk be left alone, before it refuses.

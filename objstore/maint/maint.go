@@ -135,7 +135,7 @@ func New(o Options) *Maint {
 	}
 	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), degradedFrom: make(map[*nsm.Manager]uint64),
 		labels: make(map[labelled]string), wake: make(chan struct{}, 1)}
-	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.ctx, m.cancel = context.WithCancel(objstore.Background(context.Background()))
 	m.started = o.Clock()
 	if o.Agent != "" {
 		m.agency = newAgency(o.KV, o.Agent, o.LeaseTime)
