@@ -202,7 +202,7 @@ func (e *env) printRecovered(r maint.Recovered) {
 // printRecovery says what belongs to no namespace.
 func (e *env) printRecovery(r node.Recovery) error {
 	for _, dir := range r.Absent {
-		fmt.Fprintf(e.out, "no disk in %s\n", dir)
+		fmt.Fprintf(e.out, "no disk to be used in %s\n", dir)
 	}
 	if len(r.Namespaces) == 0 {
 		fmt.Fprintln(e.out, "nothing to recover")

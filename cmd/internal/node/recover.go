@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
@@ -14,6 +13,7 @@ import (
 	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/local"
 	"github.com/gabionfs/gabion/objstore/maint"
+	"github.com/gabionfs/gabion/objstore/manager"
 )
 
 // lostSuffix is added to the name of the filesystem's namespace when the store that made files of its content
@@ -34,7 +34,7 @@ type RecoverOptions struct {
 // Recovery is what Recover did.
 type Recovery struct {
 	StoreLost  bool              `json:"store_lost"` // there was no key-value store at all
-	Absent     []string          `json:"absent"`     // folders in which a disk should be and is not
+	Absent     []string          `json:"absent"`     // folders in which a disk should be and none can be used
 	Found      []FoundNamespace  `json:"found"`
 	Namespaces []maint.Recovered `json:"namespaces"`
 }
@@ -43,6 +43,43 @@ type Recovery struct {
 type FoundNamespace struct {
 	Number uint32 `json:"number"`
 	Name   string `json:"name"` // "": no label is left of it
+}
+
+// addFolders takes the disks into use that the store does not know of.
+func addFolders(ctx context.Context, d *datadir.Dir, objects *local.Backend, o RecoverOptions, out *Recovery) error {
+	for _, dir := range o.ASDs {
+		if err := addFolder(ctx, objects, dir); err != nil {
+			return fmt.Errorf("--asd %s: %w", dir, err)
+		}
+	}
+	if !out.StoreLost {
+		return nil
+	}
+	for _, f := range d.Config.ASDs {
+		dir := d.Resolve(f)
+		if slices.Contains(o.ASDs, dir) {
+			continue
+		}
+		if err := addFolder(ctx, objects, dir); err != nil {
+			o.Logger.Warn("recovering without a disk", "dir", dir, "err", err)
+			out.Absent = append(out.Absent, dir)
+		}
+	}
+	return nil
+}
+
+// addFolder takes a folder into use if there is a disk in it: one without must not become a new disk now.
+func addFolder(ctx context.Context, objects *local.Backend, dir string) error {
+	if _, err := local.Inspect(dir); err != nil {
+		return err
+	}
+	for _, s := range objects.Disks() {
+		if s.Dir == dir && s.State == manager.Up {
+			return nil
+		}
+	}
+	_, err := objects.AddDisk(ctx, dir)
+	return err
 }
 
 // Recover rebuilds the manifests of namespaces from the disks of d, on which nothing runs. When the
@@ -77,29 +114,17 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 		return out, err
 	}
 	lo := local.Options{KV: store, Cluster: cluster, Base: d.Path, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: true}
-	for _, dir := range o.ASDs {
-		if _, err := local.Inspect(dir); err != nil {
-			return out, fmt.Errorf("--asd %s: %w", dir, err)
-		}
-		lo.Dirs = append(lo.Dirs, dir)
-	}
 	if out.StoreLost {
 		lo.Policies = d.Config.Policies
-		// A folder without its disk must not become a new disk now.
-		for _, f := range d.Config.ASDs {
-			dir := d.Resolve(f)
-			if _, err := local.Inspect(dir); err != nil {
-				out.Absent = append(out.Absent, dir)
-			} else if !slices.Contains(lo.Dirs, dir) {
-				lo.Dirs = append(lo.Dirs, filepath.Clean(dir))
-			}
-		}
 	}
 	objects, err := local.Open(ctx, lo)
 	if err != nil {
 		return out, err
 	}
 	defer func() { err = errors.Join(err, objects.Close()) }()
+	if err := addFolders(ctx, d, objects, o, &out); err != nil {
+		return out, err
+	}
 	labels, err := objects.Found(ctx)
 	if err != nil {
 		return out, err
