@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
@@ -19,6 +20,12 @@ import (
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/remote"
 )
+
+// loopback is an address of the loopback network that no other process has: what listened there can listen there
+// again.
+func loopback() string {
+	return fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+}
 
 // farm is a cluster's authority and servers of disks.
 type farm struct {
@@ -91,7 +98,7 @@ func (s *server) places() []string {
 func TestHostContract(t *testing.T) {
 	f := newFarm(t)
 	disktest.Run(t, func(t testing.TB) objstore.Disk {
-		s := f.serve(t, "n", "127.0.0.1:0", filepath.Join(t.TempDir(), "asd"))
+		s := f.serve(t, "n", loopback(), filepath.Join(t.TempDir(), "asd"))
 		o := anywhere{o: remote.Options{Credentials: f.client, Owner: cluster}}
 		at := s.places()[0]
 		if _, _, err := o.Open(context.Background(), at, ""); !errors.Is(err, asd.ErrMissing) {
@@ -118,7 +125,7 @@ func TestRemoteDisks(t *testing.T) {
 	o := options(store, all[4:])
 	o.Base = filepath.Dir(all[0])
 	for i := range 2 {
-		s := f.serve(t, fmt.Sprint("node", i), "127.0.0.1:0", all[2*i], all[2*i+1])
+		s := f.serve(t, fmt.Sprint("node", i), loopback(), all[2*i], all[2*i+1])
 		servers = append(servers, s)
 		o.Dirs = append(o.Dirs, s.places()...)
 	}
@@ -188,7 +195,7 @@ func TestRemoteDisks(t *testing.T) {
 func TestHostRelease(t *testing.T) {
 	ctx := context.Background()
 	f := newFarm(t)
-	s := f.serve(t, "n", "127.0.0.1:0", filepath.Join(t.TempDir(), "asd"))
+	s := f.serve(t, "n", loopback(), filepath.Join(t.TempDir(), "asd"))
 	o := remote.Options{Address: s.address, Credentials: f.client, Owner: cluster}
 	id := s.host.List(ctx)[0].ASD
 	if err := remote.Claim(ctx, o, id); err != nil {

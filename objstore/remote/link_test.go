@@ -375,7 +375,7 @@ func TestLyingServer(t *testing.T) {
 	r := newRig(t, disktest.New(0), ServerOptions{})
 	r.stop()
 	var reply []byte
-	r.start(t, "127.0.0.1:0")
+	r.start(t, loopback())
 	r.mux.Handle(Protocol, mux.Service{TLS: r.node.ServerConfig(nil, Protocol), Serve: func(c *mux.Conn) {
 		defer c.Close()
 		b := make([]byte, 1<<10)

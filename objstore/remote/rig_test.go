@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -111,9 +112,15 @@ func newRig(t testing.TB, disk objstore.Disk, so ServerOptions) *rig {
 	so.Host = h
 	r := &rig{shelf: h, serve: so, node: credentials(t, ca, identity.Node, "a")}
 	r.opts = Options{Credentials: credentials(t, ca, identity.Client, "fs"), Owner: owner, Timeout: time.Minute}
-	r.start(t, "127.0.0.1:0")
+	r.start(t, loopback())
 	t.Cleanup(r.stop)
 	return r
+}
+
+// loopback is an address of the loopback network that no other process has: what listened there can listen there
+// again.
+func loopback() string {
+	return fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
 }
 
 func (r *rig) start(t testing.TB, address string) {
