@@ -160,7 +160,7 @@ func testTransfers(t *testing.T, f *fixture) {
 	var movers, watchers sync.WaitGroup
 	for _, l := range []kv.Level{kv.Linearizable, kv.Pending, kv.Stale} {
 		watchers.Go(func() {
-			for ctx.Err() == nil {
+			for ; ctx.Err() == nil; time.Sleep(time.Millisecond) { // leave the processors to the store
 				var sum, n int
 				err := f.View(f.ctx, l, func(r kv.Reader) error {
 					sum, n = 0, 0

@@ -14,7 +14,7 @@ import (
 )
 
 // patience bounds a single wait of the suite. It is only reached when something hangs.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // Run checks the contract against the stores that open returns. Each call of open must return a new,
 // empty store; the suite closes it.

@@ -82,6 +82,8 @@ type Store struct {
 	kick       chan struct{} // wakes the proposer
 	flushKick  chan struct{} // wakes the flusher
 	verifyKick chan struct{} // wakes a verifier
+	verifiers  sync.WaitGroup
+	forgotten  chan struct{} // closed when raft has stopped
 	endings    chan *epoch   // epochs that ended although this member may still lead
 	notify     chan bool     // leadership, from raft
 	proposals  chan proposal // to the reaper
@@ -125,7 +127,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	s.workers.Go(s.trimLoop)
 	s.workers.Go(s.watchDisk)
 	for range verifiers {
-		s.workers.Go(s.verify)
+		s.verifiers.Go(s.verify)
 	}
 	if lone {
 		if err := s.WaitReady(ctx); err != nil {
@@ -146,11 +148,11 @@ func newStore(o Options) *Store {
 		ready:      make(chan struct{}),
 		kick:       make(chan struct{}, 1),
 		flushKick:  make(chan struct{}, 1),
-		verifyKick: make(chan struct{}, 1),
-		endings:    make(chan *epoch, 1),
-		notify:     make(chan bool, 16),
-		proposals:  make(chan proposal, maxInFlight),
-		active:     newMemtable(),
+		verifyKick: make(chan struct{}, 1), forgotten: make(chan struct{}),
+		endings:   make(chan *epoch, 1),
+		notify:    make(chan bool, 16),
+		proposals: make(chan proposal, maxInFlight),
+		active:    newMemtable(),
 	}
 	s.genReady.L = &s.mu
 	return s
@@ -260,8 +262,11 @@ func (s *Store) drain() error {
 func (s *Store) release() error {
 	var errs []error
 	if s.raft != nil {
+		s.endVerifiers()
 		errs = append(errs, s.stopRaft().Error())
 	}
+	close(s.forgotten)
+	s.verifiers.Wait()
 	if s.link != nil {
 		s.link.stop()
 	}

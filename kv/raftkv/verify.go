@@ -3,6 +3,7 @@ package raftkv
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -59,6 +60,11 @@ func (s *Store) verify() {
 		case <-s.stop:
 			return
 		}
+		select {
+		case <-s.stop: // at the same time
+			return
+		default:
+		}
 		s.mu.Lock()
 		r := s.round
 		s.round = nil
@@ -66,8 +72,33 @@ func (s *Store) verify() {
 		if r == nil {
 			continue
 		}
-		r.err = s.await(s.raft.VerifyLeader())
+		r.err = s.answer(s.raft.VerifyLeader())
 		close(r.done)
+	}
+}
+
+// answer waits for raft's answer. The verifiers end before raft stops, if it answers: it forgets questions when
+// it stops, and whoever waits for them would wait for ever.
+func (s *Store) answer(f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-s.forgotten:
+		return errors.Join(errStopped, raft.ErrRaftShutdown)
+	}
+}
+
+// endVerifiers waits for the verifiers. A raft that is stuck does not answer them.
+func (s *Store) endVerifiers() {
+	ended := make(chan struct{})
+	go func() { s.verifiers.Wait(); close(ended) }()
+	t := time.NewTimer(2*s.opts.HeartbeatTimeout + time.Second)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
 	}
 }
 

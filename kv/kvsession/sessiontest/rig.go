@@ -26,7 +26,7 @@ import (
 // Patience bounds a wait for a condition. It is only reached when something hangs.
 const Patience = 3 * time.Minute
 
-const heartbeat = 200 * time.Millisecond
+const heartbeat = 500 * time.Millisecond
 
 // Rig is a cluster in this process: members over a network in memory, each with its gRPC server.
 type Rig struct {
