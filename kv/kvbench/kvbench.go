@@ -125,11 +125,13 @@ func (b *bench) rate(ctx context.Context, name string, n int, op func(ctx contex
 	defer stop.Stop()
 	for k := range n {
 		w.Go(func() {
-			for !over.Load() {
+			for { // once at least, however late it gets a processor
 				if errs[k] = op(ctx, b.next.Add(1)); errs[k] != nil {
 					return
 				}
-				done.Add(1)
+				if done.Add(1); over.Load() {
+					return
+				}
 			}
 		})
 	}
@@ -196,7 +198,7 @@ func (b *bench) get(ctx context.Context, l kv.Level, i uint64) error {
 func (b *bench) scan(ctx context.Context) (Row, error) {
 	var bytes float64
 	began := time.Now()
-	for time.Since(began) < b.Duration {
+	for again := true; again; again = time.Since(began) < b.Duration {
 		n := 0
 		if err := b.store.View(ctx, kv.Pending, func(r kv.Reader) error {
 			return r.Range(keyspace, kv.Prefix([]byte{2}), func(k, v []byte) bool {

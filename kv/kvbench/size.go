@@ -272,7 +272,8 @@ func (b *sizeBench) probeDisk(l *Latencies, over *atomic.Bool) error {
 		return err
 	}
 	defer f.Close()
-	for block := make([]byte, 4096); !over.Load(); {
+	block := make([]byte, 4096)
+	for again := true; again; again = !over.Load() {
 		began := time.Now()
 		if _, err := f.WriteAt(block, 0); err != nil {
 			return err
@@ -305,7 +306,7 @@ func (b *sizeBench) probe(ctx context.Context, phase string, load bool, during f
 	for n, k := range kinds {
 		w.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(n), 7))
-			for !over.Load() {
+			for again := true; again; again = !over.Load() {
 				began := time.Now()
 				late := time.AfterFunc(stall, func() { b.Stalled(phase + ": " + k.name) })
 				if err := k.op(ctx, r.IntN(b.Keys)); err != nil {
@@ -348,7 +349,7 @@ func (b *sizeBench) latencies(name string, l *Latencies) {
 // probeMachine sleeps for a millisecond again and again and counts how much too long: as long as that, anything may wait for a
 // processor.
 func (b *sizeBench) probeMachine(l *Latencies, over *atomic.Bool) {
-	for !over.Load() {
+	for again := true; again; again = !over.Load() {
 		began := time.Now()
 		time.Sleep(time.Millisecond)
 		l.Add(time.Since(began) - time.Millisecond)
@@ -361,7 +362,7 @@ func (b *sizeBench) overwrite(ctx context.Context, phase string, over *atomic.Bo
 	r := rand.New(rand.NewPCG(99, 7))
 	began := time.Now()
 	n := 0
-	for ; !over.Load(); n++ {
+	for again := true; again; again = !over.Load() {
 		due := time.Duration(float64(n*perTxn) / float64(b.Load) * float64(time.Second))
 		if ahead := due - time.Since(began); ahead > 0 {
 			time.Sleep(ahead)
@@ -375,6 +376,7 @@ func (b *sizeBench) overwrite(ctx context.Context, phase string, over *atomic.Bo
 		}); err != nil {
 			return err
 		}
+		n++
 	}
 	b.row(phase+": load reached", float64(n*perTxn)/time.Since(began).Seconds(), "keys/s")
 	return nil

@@ -222,7 +222,7 @@ func (r *runner) measure(ctx context.Context, kind Kind, report func(Result) err
 	stop := time.AfterFunc(r.Duration, func() { over.Store(true) })
 	defer stop.Stop()
 	err := r.each(func() error {
-		for !over.Load() {
+		for again := true; again; again = !over.Load() {
 			start := time.Now()
 			n, err := op(ctx)
 			if err != nil {

@@ -21,6 +21,9 @@ type link struct {
 	quit    chan struct{}
 	done    sync.WaitGroup
 
+	beats sync.RWMutex // held shared while raft answers a heartbeat
+	over  bool         // raft has stopped; guarded by beats
+
 	stamps stamper
 	holds  *holds
 
@@ -99,8 +102,12 @@ func capCommit(a *raft.AppendEntriesRequest) {
 	a.LeaderCommitIndex = min(a.LeaderCommitIndex, a.PrevLogEntry+uint64(len(a.Entries)))
 }
 
-// stop ends forward. Raft has stopped.
+// stop ends forward, and waits for the heartbeats that are being answered: on the transport's goroutines, which raft does
+// not wait for when it stops, and a new term that one brings is written to the log. Raft has stopped.
 func (l *link) stop() {
+	l.beats.Lock()
+	l.over = true
+	l.beats.Unlock()
 	close(l.quit)
 	l.done.Wait()
 }
@@ -182,7 +189,13 @@ func (l *link) SetHeartbeatHandler(handle func(raft.RPC)) {
 		answer := make(chan raft.RPCResponse, 1)
 		asked := rpc
 		asked.RespChan = answer
-		handle(asked) // answers at once, or never when raft has stopped
+		l.beats.RLock()
+		if l.over {
+			rpc.Respond(nil, raft.ErrRaftShutdown)
+		} else {
+			handle(asked) // answers at once, or never when raft has stopped
+		}
+		l.beats.RUnlock()
 		select {
 		case r := <-answer:
 			if a, ok := r.Response.(*raft.AppendEntriesResponse); ok && a.Success {

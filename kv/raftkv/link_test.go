@@ -120,3 +120,49 @@ func TestCommitOfLostEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// beating is a transport whose heartbeats the test makes.
+type beating struct {
+	*loneTransport
+	handle func(raft.RPC)
+}
+
+func (b *beating) SetHeartbeatHandler(handle func(raft.RPC)) { b.handle = handle }
+
+// TestHeartbeatAtTheEnd: raft answers heartbeats on goroutines that it does not wait for, and may write to the log then. So the
+// link does, and none follows.
+func TestHeartbeatAtTheEnd(t *testing.T) {
+	b := &beating{loneTransport: newLoneTransport("a")}
+	l := newLink(b, new(holds))
+	begun, finish := make(chan struct{}), make(chan struct{})
+	handled := 0
+	l.SetHeartbeatHandler(func(rpc raft.RPC) {
+		handled++
+		close(begun)
+		<-finish
+		rpc.Respond(&raft.AppendEntriesResponse{}, nil)
+	})
+	beat := func() error {
+		answer := make(chan raft.RPCResponse, 1)
+		b.handle(raft.RPC{Command: &raft.AppendEntriesRequest{}, RespChan: answer})
+		return (<-answer).Error
+	}
+	first := make(chan error, 1)
+	go func() { first <- beat() }()
+	<-begun
+	stopped := make(chan struct{})
+	go func() { l.stop(); close(stopped) }()
+	select {
+	case <-stopped:
+		t.Error("the link has stopped while a heartbeat is being answered")
+	case <-time.After(10 * time.Millisecond): // it cannot pass by being slow
+	}
+	close(finish)
+	<-stopped
+	if err := <-first; err != nil {
+		t.Errorf("the one under way: %v", err)
+	}
+	if err := beat(); !errors.Is(err, raft.ErrRaftShutdown) || handled != 1 {
+		t.Errorf("one after the end: %v; raft got %d", err, handled)
+	}
+}
