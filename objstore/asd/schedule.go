@@ -42,7 +42,8 @@ type Window struct {
 	Splay time.Duration
 }
 
-// state reports whether the window is open for an ASD, and when that changes.
+// state reports whether the window is open for an ASD, and when to look again: when that changes, unless one window
+// follows another without a pause.
 func (w Window) state(now time.Time, id ID) (open bool, until time.Time) {
 	length := w.Length
 	if length <= 0 {
@@ -60,8 +61,8 @@ func (w Window) state(now time.Time, id ID) (open bool, until time.Time) {
 		delay = time.Duration(le.Uint64(id[:]) % uint64(splay))
 	}
 	y, m, d := now.Date()
-	for days := -1; ; days++ {
-		// Not now plus hours: days have 23 and 25 of them, too.
+	for days := -2; ; days++ {
+		// Not now plus hours: days have 23 and 25 of them, too, and a window can reach into the day after the next.
 		begin := time.Date(y, m, d+days, 0, 0, 0, 0, now.Location()).Add(from)
 		end := begin.Add(length)
 		begin = begin.Add(delay)

@@ -64,7 +64,7 @@ func TestWindowProperties(t *testing.T) {
 		if before, _ := w.state(until.Add(-1), id); before != open {
 			rt.Fatalf("open %v at %v, and not the same just before %v", open, now, until)
 		}
-		if after, _ := w.state(until, id); w.Length < day && w.Length != 0 && after == open {
+		if after, _ := w.state(until, id); w.Length < 23*time.Hour && after == open { // longer ones meet when a day has 23 hours
 			rt.Fatalf("open %v at %v and still so at %v", open, now, until)
 		}
 	})
