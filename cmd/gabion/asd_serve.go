@@ -61,7 +61,7 @@ Everything goes over TLS with the certificates of a cluster, see "gabion cluster
 server needs the identity of a node: its directory, or its file node.pem. Every node and
 client of the cluster may connect, or with --client those alone; a server that is not part
 of a node does not hear of clients that were revoked. A node serves disks by itself with
-"gabion node --asd".
+"gabion node --asd", and does.
 
 SIGINT or SIGTERM finishes what is under way, closes the disks and exits 0.`,
 		Example: `  gabion asd serve --dir /disk1 --dir /disk2 --listen 10.0.0.1:7100 --identity n1

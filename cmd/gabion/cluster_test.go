@@ -78,15 +78,18 @@ func (n *nodeProcess) exits(want int) {
 	}
 }
 
-// runNode is startNode. stop ends it as an operator does, and wants a clean end.
+// runNode is startNode, for those who need no more than where the node listens, and its end.
 func runNode(t *testing.T, dir string, args ...string) (listen string, stop func()) {
 	t.Helper()
 	n := startNode(t, dir, args...)
-	return n.listen, func() {
-		t.Helper()
-		n.cmd.Process.Signal(syscall.SIGTERM)
-		n.exits(0)
-	}
+	return n.listen, n.stop
+}
+
+// stop ends the node as an operator does, and wants a clean end.
+func (n *nodeProcess) stop() {
+	n.t.Helper()
+	n.cmd.Process.Signal(syscall.SIGTERM)
+	n.exits(0)
 }
 
 // TestClusterCommands begins a cluster with one node, and does everything to it that one node allows.

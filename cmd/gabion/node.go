@@ -18,6 +18,9 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
+	"github.com/gabionfs/gabion/kv/cluster/mux"
+	"github.com/gabionfs/gabion/objstore/local"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // exitRemoved is the exit code of a node that the cluster has removed.
@@ -25,7 +28,7 @@ const exitRemoved = 5
 
 type nodeFlags struct {
 	listen, advertise, id string
-	join                  []string
+	join, asds            []string
 	token, tokenFile      string
 	learner               bool
 	level                 string
@@ -47,6 +50,11 @@ join through; --join adds others. Once it has joined, the same command starts it
 again, and token and --join are not used. "gabion cluster init" makes the directory
 of the first node.
 
+With --asd it also serves folders as disks to filesystems on other machines, as "gabion
+asd serve" does, behind the same listener, and prints a line for each before the other:
+
+  disk asd://HOST:PORT/ID in /disk1: unclaimed
+
 SIGINT or SIGTERM hands over what it leads, stops and exits 0; a second one exits
 at once, which loses nothing that was acknowledged. Messages go to standard error.
 
@@ -57,6 +65,7 @@ then (systemd: RestartPreventExitStatus=5).
 Exit codes: 0 stopped, 1 failure, 2 bad usage, 5 removed from the cluster.`,
 		Example: `  gabion node --data n1 --listen 10.0.0.1:7000
   gabion node --data n2 --listen 10.0.0.2:7000 --token-file token --id bert
+  gabion node --data n2 --listen 10.0.0.2:7000 --asd /disk1 --asd /disk2
   gabion node --data n3 --listen :7000 --advertise carl.example.org:7000 --join anna.example.org:7000 --token gabion1...`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), e) },
 	}
@@ -68,6 +77,7 @@ Exit codes: 0 stopped, 1 failure, 2 bad usage, 5 removed from the cluster.`,
 	fl.StringVar(&f.token, "token", "", "the `token` to join with; others can see it in the list of processes: --token-file is better")
 	fl.StringVar(&f.tokenFile, "token-file", "", "`file` whose first line is the token")
 	fl.StringVar(&f.id, "id", "", "`name` of the node, which never changes (default: the machine's name and four random digits)")
+	fl.StringArrayVar(&f.asds, "asd", nil, "`folder` to serve as a disk; repeat it")
 	fl.BoolVar(&f.learner, "learner", false, "join as a node that never votes")
 	fl.StringVar(&f.level, "log-level", "warn", "debug, info, warn or error")
 	return cmd
@@ -90,9 +100,13 @@ func (f *nodeFlags) check() error {
 		return usagef("--token and --token-file exclude each other")
 	}
 	if f.id != "" {
-		return checkNames("--id", f.id)
+		if err := checkNames("--id", f.id); err != nil {
+			return err
+		}
 	}
-	return nil
+	var err error
+	f.asds, err = folders("--asd", f.asds)
+	return err
 }
 
 // joined reports whether dir is the directory of a node, and of which one.
@@ -148,9 +162,21 @@ func (f *nodeFlags) run(ctx context.Context, e *env) error {
 	} else if f.token != "" || f.tokenFile != "" {
 		log.Info("the directory is that of a node already: the token is not used", "data", e.data)
 	}
-	n, err := cluster.Open(ctx, cluster.Options{
+	o := cluster.Options{
 		Dir: e.data, Listener: l, Advertise: advertise, Peers: f.join, Procedures: procedures(), Version: buildVersion(), Logger: log,
-	})
+	}
+	if len(f.asds) > 0 {
+		host, err := f.serveDisks(ctx, e, &o)
+		if err != nil {
+			return err
+		}
+		defer func() { // after the node, which serves them
+			if err := host.Close(); err != nil {
+				log.Error("closing the disks", "cause", err)
+			}
+		}()
+	}
+	n, err := cluster.Open(ctx, o)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil // interrupted while starting
@@ -173,6 +199,20 @@ func (f *nodeFlags) run(ctx context.Context, e *env) error {
 		log.Warn("closing the node", "cause", err)
 	}
 	return exitError(exitRemoved)
+}
+
+// serveDisks opens the folders of --asd, says so, and makes them a service of the node.
+func (f *nodeFlags) serveDisks(ctx context.Context, e *env, o *cluster.Options) (*local.Host, error) {
+	host, err := local.OpenHost(ctx, local.HostOptions{Dirs: f.asds, Logger: o.Logger})
+	if err != nil {
+		return nil, err
+	}
+	if err := e.printServed(o.Advertise, host); err != nil {
+		return nil, errors.Join(err, host.Close())
+	}
+	server := remote.NewServer(remote.ServerOptions{Host: host, Logger: o.Logger})
+	o.Services = map[string]func(*mux.Conn){remote.Protocol: server.Serve}
+	return host, nil
 }
 
 // awaitAddress waits until the directory says where the node can be reached, so that commands can use it.

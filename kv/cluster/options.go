@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/gabionfs/gabion/kv/cluster/mux"
 	"github.com/gabionfs/gabion/kv/raftkv"
 )
 
@@ -45,6 +46,9 @@ type Options struct {
 	Peers []string
 	// Procedures that clients may call by name.
 	Procedures map[string]Procedure
+	// Services are further protocols of the node's listener, by their ALPN names. Each is called in a goroutine of its own for
+	// every connection of a node or client that the cluster admits, and has it from then on. Close waits for them.
+	Services map[string]func(*mux.Conn)
 	// Version is shown in the cluster's status.
 	Version string
 	Logger  *slog.Logger

@@ -55,6 +55,9 @@ func (n *Node) serve() {
 		}, protoRaft),
 		Serve: n.acceptStream,
 	})
+	for protocol, serve := range n.opts.Services {
+		n.mux.Handle(protocol, mux.Service{TLS: n.creds.ServerConfig(check, protocol), Serve: serve})
+	}
 	slots := make(chan struct{}, maxJoining)
 	n.mux.Handle(protoJoin, mux.Service{TLS: n.creds.Admitting(protoJoin), Serve: func(c *mux.Conn) {
 		select {
