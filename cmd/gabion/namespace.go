@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"text/tabwriter"
 
@@ -62,7 +61,7 @@ func newNamespaceList(e *env) *cobra.Command {
 			return w.Flush()
 		},
 	}
-	cmd.Flags().StringArrayVar(&asds, "asd", nil, "`folder` of a disk that the key-value store does not know of (repeat)")
+	cmd.Flags().StringArrayVar(&asds, "asd", nil, "`folder` or address of a disk that the key-value store does not know of (repeat)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -120,7 +119,7 @@ Exit codes: 0 done, 3 done, and of some uploads too few fragments are left, 1 fa
 			return err
 		},
 	}
-	cmd.Flags().StringArrayVar(&o.ASDs, "asd", nil, "`folder` of a disk that the key-value store does not know of (repeat)")
+	cmd.Flags().StringArrayVar(&o.ASDs, "asd", nil, "`folder` or address of a disk that the key-value store does not know of (repeat)")
 	cmd.Flags().BoolVar(&o.Everything, "everything", false, "also what the store knows to be deleted, as far as it is still on the disks")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -158,8 +157,8 @@ func (e *env) recover(ctx context.Context, o node.RecoverOptions) (_ node.Recove
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	for i, dir := range o.ASDs {
-		if o.ASDs[i], err = filepath.Abs(dir); err != nil {
-			return node.Recovery{}, err
+		if o.ASDs[i], err = diskPlace(dir); err != nil {
+			return node.Recovery{}, usagef("--asd %q: %v", dir, err)
 		}
 	}
 	c, err := control.Dial(ctx, e.data)

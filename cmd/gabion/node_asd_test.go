@@ -25,7 +25,7 @@ func TestNodeServesDisks(t *testing.T) {
 	}
 	gabion(t, "cluster", "client", "fs", bundle, "--data", n1).want(t, 0)
 	p := up(t, "--data", data, "--dav", "127.0.0.1:0", "--asd", "asd://"+n.listen, "--identity", bundle)
-	sh(t, `seq 100000 | curl -sfT - "$1f";  test "$(curl -sf "$1f" | tail -n 1)" = 100000`, p.dav)
+	sh(t, `seq 100000 | curl -sfT - "$1f"; test "$(curl -sf "$1f" | tail -n 1)" = 100000`, p.dav)
 	p.stop()
 	if r := gabion(t, "asd", "show", "asd://"+n.listen, "--identity", bundle); strings.Count(r.out, "ready") != 3 {
 		t.Errorf("asd show: %s%s", r.out, r.err)

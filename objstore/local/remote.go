@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
@@ -45,6 +46,27 @@ func (p anywhere) at(dir string) (remote.Options, asd.ID, error) {
 	o := p.o
 	o.Address = a.Server
 	return o, a.ASD, err
+}
+
+// Holds reports as nil that a disk, and not the place for a new one, is at dir: a folder, or the address of a disk of
+// another process.
+func (b *Backend) Holds(ctx context.Context, dir string) error {
+	if !remote.IsAddress(dir) {
+		_, err := Inspect(dir)
+		return err
+	}
+	o, id, err := anywhere{o: b.o.Remote}.at(dir)
+	if err != nil {
+		return err
+	}
+	list, err := remote.List(ctx, o)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(list, func(a remote.Announcement) bool { return a.ASD == id }); i < 0 || list[i].Owner.IsZero() {
+		return &asd.OpenError{Dir: dir, Err: asd.ErrMissing, Hint: "its server has no such disk, or nobody has claimed it"}
+	}
+	return nil
 }
 
 func (p anywhere) Open(ctx context.Context, dir, want string) (string, objstore.Disk, error) {

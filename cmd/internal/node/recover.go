@@ -24,7 +24,7 @@ const lostSuffix = ".lost"
 type RecoverOptions struct {
 	Logger     *slog.Logger
 	Names      []string // of namespaces; none: all that are on the disks
-	ASDs       []string // absolute folders of disks besides those that are known
+	ASDs       []string // absolute folders, or addresses, of disks besides those that are known
 	Everything bool     // see maint.RecoverOptions
 	List       bool     // only tell what is on the disks
 	Progress   func(maint.Recovered)
@@ -45,32 +45,36 @@ type FoundNamespace struct {
 	Name   string `json:"name"` // "": no label is left of it
 }
 
-// addFolders takes the disks into use that the store does not know of.
-func addFolders(ctx context.Context, d *datadir.Dir, objects *local.Backend, o RecoverOptions, out *Recovery) error {
+// addDisks takes the disks into use that the store does not know of. Without any disk nothing can be recovered.
+func addDisks(ctx context.Context, d *datadir.Dir, objects *local.Backend, o RecoverOptions, out *Recovery) error {
 	for _, dir := range o.ASDs {
-		if err := addFolder(ctx, objects, dir); err != nil {
+		if err := addDisk(ctx, objects, dir); err != nil {
 			return fmt.Errorf("--asd %s: %w", dir, err)
 		}
 	}
-	if !out.StoreLost {
-		return nil
+	known := map[string]bool{}
+	for _, s := range objects.Disks() {
+		known[s.Dir] = true
 	}
 	for _, f := range d.Config.ASDs {
 		dir := d.Resolve(f)
-		if slices.Contains(o.ASDs, dir) {
+		if known[dir] {
 			continue
 		}
-		if err := addFolder(ctx, objects, dir); err != nil {
+		if err := addDisk(ctx, objects, dir); err != nil {
 			o.Logger.Warn("recovering without a disk", "dir", dir, "err", err)
 			out.Absent = append(out.Absent, dir)
 		}
 	}
+	if !slices.ContainsFunc(objects.Disks(), func(s manager.Status) bool { return s.State == manager.Up }) {
+		return errors.New("none of the disks can be used: see that they are mounted, or served, and try again; nothing was recovered, and nothing is lost that was there before")
+	}
 	return nil
 }
 
-// addFolder takes a folder into use if there is a disk in it: one without must not become a new disk now.
-func addFolder(ctx context.Context, objects *local.Backend, dir string) error {
-	if _, err := local.Inspect(dir); err != nil {
+// addDisk takes a disk into use if there is one: a place without one must not become a new disk now.
+func addDisk(ctx context.Context, objects *local.Backend, dir string) error {
+	if err := objects.Holds(ctx, dir); err != nil {
 		return err
 	}
 	for _, s := range objects.Disks() {
@@ -114,6 +118,15 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 		return out, err
 	}
 	lo := local.Options{KV: store, Cluster: cluster, Base: d.Path, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: true}
+	if lo.Remote.Credentials, err = Credentials(d); err != nil {
+		return out, err
+	}
+	if lo.Keys, err = keyOptions(d, no); err != nil {
+		return out, err
+	}
+	if out.StoreLost && lo.Keys.Restore != nil {
+		lo.Encryption = objstore.EncryptAES // as it was: what is written from now on must not be readable either
+	}
 	if out.StoreLost {
 		lo.Policies = d.Config.Policies
 	}
@@ -122,7 +135,7 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 		return out, err
 	}
 	defer func() { err = errors.Join(err, objects.Close()) }()
-	if err := addFolders(ctx, d, objects, o, &out); err != nil {
+	if err := addDisks(ctx, d, objects, o, &out); err != nil {
 		return out, err
 	}
 	labels, err := objects.Found(ctx)
