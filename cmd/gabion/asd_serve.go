@@ -137,11 +137,9 @@ func (f *asdServeFlags) run(ctx context.Context, e *env) (err error) {
 	if b.ID.Kind != identity.Node {
 		return fmt.Errorf("--identity %s is that of %s: clients do not serve; give the directory of a node", f.identity, b.ID)
 	}
-	l, err := net.Listen("tcp", f.listen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("--listen %s: the address is in use: stop what uses it, or give another", f.listen)
-	} else if err != nil {
-		return fmt.Errorf("--listen: %w", err)
+	l, err := listen(f.listen)
+	if err != nil {
+		return err
 	}
 	defer l.Close()
 	ctx, stop := interruptible(ctx, e)
@@ -175,6 +173,17 @@ func (f *asdServeFlags) admits(peer identity.ID, _ *x509.Certificate) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %s is not among those that --client names", identity.ErrIdentity, peer)
+}
+
+// listen begins to listen at the address of --listen.
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("--listen %s: the address is in use: stop what uses it, or give another", address)
+	} else if err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	return l, nil
 }
 
 // advertised is where others reach what listens at addr.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -139,22 +138,14 @@ func (f *nodeFlags) run(ctx context.Context, e *env) error {
 		return err
 	}
 	// Before joining, which uses up the token: whether the address can be had.
-	l, err := net.Listen("tcp", f.listen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("--listen %s: the address is in use: stop what uses it, or give another", f.listen)
-	} else if err != nil {
-		return fmt.Errorf("--listen: %w", err)
+	l, err := listen(f.listen)
+	if err != nil {
+		return err
 	}
 	defer l.Close()
 	ctx, stop := interruptible(ctx, e)
 	defer stop()
-	advertise := f.advertise
-	if advertise == "" {
-		advertise = l.Addr().String()
-		if host, port, _ := net.SplitHostPort(f.listen); port != "0" {
-			advertise = net.JoinHostPort(host, port) // a name stays a name
-		}
-	}
+	advertise := advertised(f.listen, f.advertise, l.Addr())
 	if !in {
 		if err := f.joinCluster(ctx, e, advertise, log); err != nil {
 			return f.explain(e, err)
