@@ -197,14 +197,15 @@ func (f *file) drain(ctx context.Context) error {
 	return g.wait(ctx)
 }
 
-// overlay puts what is not committed yet over the attributes of f's inode.
+// overlay puts what is not committed yet over the attributes of f's inode. Those may have been read before a commit
+// that is done by now: then nothing is uncommitted, and the size in them is that of before.
 func (f *file) overlay(a *fs.Attr) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	a.Size = f.size
 	if f.clean() {
 		return
 	}
-	a.Size = f.size
 	if f.mtime != 0 {
 		a.Mtime = f.mtime
 	}
