@@ -207,11 +207,15 @@ func (a *ASD) writeGroup(rs []*request) int {
 			continue
 		}
 		size := g.frame.sizeWith(r.ops)
-		if len(g.frame.ops) > 0 && (size > maxGroup || size > a.remaining()) {
+		begun := len(g.frame.ops) > 0
+		if begun && size > maxGroup {
 			break
 		}
-		if r.err = a.reserve(size, r.class); r.err != nil {
+		var ok bool
+		if ok, r.err = a.reserve(size, r.class, begun); r.err != nil {
 			continue
+		} else if !ok {
+			break // the next frame has the next segment
 		}
 		r.lsn = lsn
 		if r.err = a.stage(g, r); r.err == nil {
@@ -390,6 +394,11 @@ func (a *ASD) writeFrame(g *group) error {
 	info := frameInfo{
 		epoch: act.seg.epoch, segment: act.seg.id, lsn: a.writer.lsn + 1,
 		synced: act.synced.Load(), page: uint32(act.pos / pageSize),
+	}
+	for _, p := range g.ops {
+		if p.cur != nil && p.cur.segment != info.segment {
+			return a.fail(fmt.Errorf("a record of segment %d in a frame of segment %d", p.cur.segment, info.segment))
+		}
 	}
 	offs, iov, bufs := g.frame.build(a.buffers, info)
 	err := a.markDirty()

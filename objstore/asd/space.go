@@ -119,22 +119,25 @@ func (a *ASD) remaining() int64 {
 	return a.segmentSize - act.pos
 }
 
-// reserve makes sure that a frame of that size can be written to the active segment. The caller leads.
-func (a *ASD) reserve(size int64, c class) error {
-	if size > a.remaining() {
+// reserve makes sure that a frame of that size can be written to the active segment. When that takes another segment
+// and begun says that the frame has ops already, which lie in this one, it reports false and changes nothing. The
+// caller leads.
+func (a *ASD) reserve(size int64, c class, begun bool) (bool, error) {
+	next := size > a.remaining()
+	if !next {
+		// Or nothing may be allocated, but there is a file that has it already.
+		grow := a.need(size, c) - a.table.active.allocated
+		next = grow > 0 && !a.roomFor(grow, c) && a.pooled(segmentStart+size+deleteMargin)
+	}
+	if next && begun {
+		return false, nil
+	}
+	if next {
 		if err := a.roll(c); err != nil {
-			return err
+			return false, err
 		}
 	}
-	need := a.need(size, c)
-	if act := a.table.active; need > act.allocated && !a.roomFor(need-act.allocated, c) && a.pooled(segmentStart+size+deleteMargin) {
-		// Nothing may be allocated, but there is a file that has it already.
-		if err := a.roll(c); err != nil {
-			return err
-		}
-		need = a.need(size, c)
-	}
-	return a.grow(need, c)
+	return true, a.grow(a.need(size, c), c)
 }
 
 // need is how far the active segment must be allocated for a frame of that size.
