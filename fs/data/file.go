@@ -32,7 +32,8 @@ type file struct {
 	since   time.Time     // when cur got its first write
 	mtime   int64         // of uncommitted writes; 0 when there are none or times were set since
 	ctime   int64
-	commits uint64 // how often extents were changed while the state is in memory
+	row     fs.Attr // as the last commit left the inode; others may have changed it since
+	commits uint64  // how often extents were changed while the state is in memory
 }
 
 // acquire returns the state of ino, loading it when it is not in memory. release must follow.
@@ -64,7 +65,7 @@ func (s *Store) acquire(ctx context.Context, ino fs.Ino) (*file, error) {
 		// Content changes only under a file state. If none was removed meanwhile, and there is none now,
 		// then what was read still holds.
 		if s.files[ino] == nil && s.removals == removals {
-			s.files[ino] = &file{s: s, ino: ino, content: n.Content, size: n.Size}
+			s.files[ino] = &file{s: s, ino: ino, content: n.Content, size: n.Size, row: n.Attr}
 			s.idle++
 		}
 	}
@@ -155,14 +156,18 @@ func (f *file) last() *generation {
 	return nil
 }
 
-// committed takes g, the oldest frozen generation, out of memory.
-func (f *file) committed(g *generation) {
+// committed takes g, the oldest frozen generation, out of memory. c is what committed it; nil when there was
+// nothing left to commit it to.
+func (f *file) committed(g *generation, c *change) {
 	f.mu.Lock()
 	if len(f.queue) == 0 || f.queue[0] != g {
 		panic("data: generations were committed out of order")
 	}
 	f.queue = append(f.queue[:0:0], f.queue[1:]...)
 	f.commits++
+	if c != nil {
+		f.row = c.n.Attr
+	}
 	if len(f.queue) > 0 {
 		f.queue[0].prev = nil
 	}
@@ -198,14 +203,17 @@ func (f *file) drain(ctx context.Context) error {
 }
 
 // overlay puts what is not committed yet over the attributes of f's inode. Those may have been read before a commit
-// that is done by now: then nothing is uncommitted, and the size in them is that of before.
+// that is done by now: then what the commit made of them stands in their place.
 func (f *file) overlay(a *fs.Attr) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	a.Size = f.size
+	if a.Version < f.row.Version {
+		*a = f.row
+	}
 	if f.clean() {
 		return
 	}
+	a.Size = f.size
 	if f.mtime != 0 {
 		a.Mtime = f.mtime
 	}

@@ -167,9 +167,6 @@ func (x *flusher) try(ctx context.Context, attempt uint64, batch []*generation) 
 		if err != nil {
 			break
 		}
-		for _, g := range group {
-			g.f.committed(g)
-		}
 		if x.s.budget.result(attempt, nil) {
 			x.mu.Lock()
 			x.backOff(nil)
@@ -213,19 +210,20 @@ func (x *flusher) fail(ctx context.Context, attempt uint64, batch []*generation,
 	}
 }
 
-// commit switches the files of the group to their new content in one transaction. A blob that was
-// found before and freed since is put again.
+// commit switches the files of the group to their new content in one transaction, and takes the generations out of
+// memory. A blob that was found before and freed since is put again.
 func (s *Store) commit(ctx context.Context, up *upload, group []*generation) error {
 	for {
 		var l *ledger
+		changes := make([]*change, len(group))
 		err := s.kv.Update(ctx, kv.Ordered, func(t kv.Txn) error {
 			l = s.ledger(t)
-			for _, g := range group {
+			for i, g := range group {
 				c, err := s.begin(t, l, g)
 				if err != nil {
 					return err
 				}
-				if c == nil {
+				if changes[i] = c; c == nil {
 					continue
 				}
 				c.placed = up.placed
@@ -252,10 +250,14 @@ func (s *Store) commit(ctx context.Context, up *upload, group []*generation) err
 				continue
 			}
 		}
-		if err == nil {
-			l.settle()
+		if err != nil {
+			return err
 		}
-		return err
+		l.settle()
+		for i, g := range group {
+			g.f.committed(g, changes[i])
+		}
+		return nil
 	}
 }
 

@@ -97,10 +97,10 @@ func (s *Store) fitsInline(f *file) bool {
 func (s *Store) commitInline(ctx context.Context, g *generation, c kv.Commit) error {
 	var added int64
 	var l *ledger
-	err := s.kv.Update(ctx, c, func(t kv.Txn) error {
+	var ch *change
+	err := s.kv.Update(ctx, c, func(t kv.Txn) (err error) {
 		added, l = 0, s.ledger(t)
-		ch, err := s.begin(t, l, g)
-		if err != nil || ch == nil {
+		if ch, err = s.begin(t, l, g); err != nil || ch == nil {
 			return err
 		}
 		for i, b := range g.blocks {
@@ -124,6 +124,6 @@ func (s *Store) commitInline(ctx context.Context, g *generation, c kv.Commit) er
 	}
 	l.settle()
 	s.folder.add(g.f.ino, added)
-	g.f.committed(g)
+	g.f.committed(g, ch)
 	return nil
 }

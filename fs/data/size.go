@@ -111,7 +111,7 @@ func (s *Store) change(ctx context.Context, f *file, fn func(*change) error) err
 func (f *file) adopt(c *change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.size, f.content = c.n.Size, c.n.Content
+	f.size, f.content, f.row = c.n.Size, c.n.Content, c.n.Attr
 	f.commits++
 }
 
