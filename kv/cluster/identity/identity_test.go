@@ -248,6 +248,8 @@ func TestTokenRoundTrip(t *testing.T) {
 func FuzzToken(f *testing.F) {
 	f.Add((&identity.Token{Cluster: identity.NewClusterID(), Expires: time.Unix(1, 0), Addrs: []string{"a:1", "b:2"}}).String())
 	f.Add((&identity.Token{Cluster: identity.NewClusterID(), Expires: time.Unix(0, 0)}).String())
+	whole := (&identity.Token{Cluster: identity.NewClusterID(), Expires: time.Unix(1, 0), Addrs: []string{"a:1"}}).String()
+	f.Add(whole[:40] + "\n" + whole[40:])
 	f.Add("gabion-token-")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, s string) {

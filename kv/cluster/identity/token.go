@@ -90,7 +90,7 @@ func ParseToken(s string) (*Token, error) {
 		return nil, fmt.Errorf("%w: a token begins with %q and has at most %d characters", ErrToken, tokenPrefix, maxToken)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) < tokenFixed+4 {
+	if err != nil || len(b) < tokenFixed+4 || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
 		return nil, fmt.Errorf("%w: it is incomplete or has characters that do not belong", ErrToken)
 	}
 	body, sum := b[:len(b)-4], binary.BigEndian.Uint32(b[len(b)-4:])
