@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/gabionfs/gabion/fs"
 	"github.com/gabionfs/gabion/fs/meta"
@@ -54,7 +55,10 @@ func Check(ctx context.Context, store kv.Store, ns objstore.Namespace, o CheckOp
 	if err != nil {
 		return CheckSummary{}, fmt.Errorf("check content: %w", err)
 	}
-	c := &checker{ctx: ctx, kv: store, ns: ns, o: o}
+	c := &checker{ctx: ctx, kv: store, ns: ns, o: o, decided: math.MaxUint64}
+	if o.Volume != nil {
+		c.decided = o.Volume.ids.settled() // before the rows: a flight may end between them and the objects
+	}
 	err = store.View(ctx, kv.Pending, c.rows)
 	if err == nil {
 		err = c.objects()
@@ -87,6 +91,8 @@ type checker struct {
 	packs  map[uint64]*checkPack
 	dead   map[uint64]bool
 	doomed map[uint64]bool
+
+	decided uint64 // of the objects below it, the rows that were looked at say whether they are referenced
 
 	problems []Problem
 	fixes    []fix // of problems, by index
@@ -319,7 +325,7 @@ func (c *checker) objects() error {
 		seen[id] = true
 		p := c.packs[id]
 		switch {
-		case p == nil && !c.dead[id] && !c.underway(id):
+		case p == nil && !c.dead[id] && id < c.decided:
 			c.fixable(func(t kv.Txn) (bool, error) { return buryOne(t, id) },
 				KindGarbage, "object "+o.Name, "no pack row names it: it takes %d bytes", o.Stored)
 		case p != nil && uint64(o.Size) < p.row.total:
@@ -349,9 +355,4 @@ func (c *checker) stillThere(id uint64) bool {
 		return err
 	})
 	return err == nil
-}
-
-// underway reports whether a flight of the running volume may still refer to the pack.
-func (c *checker) underway(id uint64) bool {
-	return c.o.Volume != nil && id >= c.o.Volume.ids.settled()
 }
