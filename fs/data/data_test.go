@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -339,4 +340,25 @@ func TestDefrag(t *testing.T) {
 		return reads.Load() <= 4
 	})
 	w.check()
+}
+
+// TestGarbageBesideAnIdleVolume: a volume that has put nothing yet has decided about everything of the run before.
+func TestGarbageBesideAnIdleVolume(t *testing.T) {
+	w := open(t, data.Options{})
+	w.ok(w.Write(w.ctx, w.file("f"), 0, noise(1, 1<<20)))
+	w.ok(w.Store.Close(w.ctx))
+	var err error
+	w.Store, err = data.Open(w.ctx, w.kv, w.ns, data.Options{})
+	w.ok(err)
+	garbage := fmt.Sprintf("%016x", 3)
+	_, err = w.ns.Put(w.ctx, garbage, noise(2, 100))
+	w.ok(err)
+	var found []string
+	_, err = data.Check(w.ctx, w.kv, w.ns, data.CheckOptions{Volume: w.Store}, func(p data.Problem) {
+		found = append(found, p.Kind+" "+p.Object)
+	})
+	w.ok(err)
+	if want := []string{data.KindGarbage + " object " + garbage}; !slices.Equal(found, want) {
+		t.Errorf("found %q, want %q", found, want)
+	}
 }

@@ -148,6 +148,7 @@ func (s *Store) load(ctx context.Context) error {
 		if s.firstID, err = getU64(t, keyNext); err != nil {
 			return err
 		}
+		s.ids.next, s.ids.limit = s.firstID, s.firstID
 		if s.settled, err = getU64(t, keySettled); err != nil {
 			return err
 		}
