@@ -32,7 +32,7 @@ for text, which has a checksum and a length for each 128 KiB.`,
 					if err != nil {
 						return err
 					}
-					rows, err := objbench.Metadata(cmd.Context(), n.KV(), ns, mib<<20)
+					rows, err := objbench.Metadata(cmd.Context(), ns, mib<<20, n.KV())
 					return b.rows(rows, err)
 				})
 			})

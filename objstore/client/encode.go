@@ -38,7 +38,7 @@ func (u *upload) encode(p objstore.Policy, number, version uint32, off int64, ra
 	if u.sealer != nil {
 		stored, e.chunk.Frames, err = c.codec.EncodeSealed(e.buf.B, raw, u.preset.Compression, u.sealFrames(e.chunk.Encoding, off, len(raw)))
 	} else {
-		stored, e.chunk.Frames, err = c.codec.Encode(e.buf.B, raw, u.preset.Compression)
+		stored, e.chunk.Frames, e.sum, err = c.codec.Encode(e.buf.B, raw, u.preset.Compression, frames.Place{Object: u.id.ID, Offset: off})
 	}
 	if err != nil {
 		e.buf.Release()
@@ -64,7 +64,7 @@ func digest(p []byte) *manifest.Digest {
 	return &d
 }
 
-// checksum sums every fragment once, in blocks, and derives the sum of the chunk from that.
+// checksum sums every fragment once, in blocks, and derives the sum of a raw chunk from that.
 func (e *coded) checksum(p objstore.Policy, version uint32, stored int) {
 	n := len(e.shards[0])
 	e.chunk.Fragments = make([]manifest.Fragment, len(e.shards))
@@ -79,11 +79,7 @@ func (e *coded) checksum(p objstore.Policy, version uint32, stored int) {
 		e.chunk.Fragments[i] = manifest.Fragment{Version: version, Sum: crc.Join(e.sums[i], n)}
 	}
 	if e.chunk.Frames != nil {
-		if e.chunk.Frames.Sums == nil {
-			return // sealed: the sum of the content would tell something about it
-		}
-		e.sum = e.chunk.Frames.Sum(e.chunk.Size)
-		return
+		return // summed frame by frame, or sealed: the sum of the content would tell something about it
 	}
 	for i := 0; i*n < stored; i++ {
 		data := min(n, stored-i*n)

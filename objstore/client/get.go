@@ -189,5 +189,8 @@ func (g *gatherer) decode(i int, dst, enc []byte) error {
 	if g.open != nil {
 		return g.openFrame(i, dst, enc)
 	}
-	return g.s.c.codec.Decode(dst, enc, g.c.Frames.Sums[i], g.m.Compression)
+	if t := g.c.Frames; !t.Summed {
+		return g.s.c.codec.Decode(dst, enc, t.Sums[i], g.m.Compression)
+	}
+	return g.s.c.codec.DecodeSummed(dst, enc, frames.Place{Object: g.m.ID, Offset: g.offset}, i, g.m.Compression)
 }

@@ -108,7 +108,7 @@ func (r *rig) rebuild(id uint64) *manifest.Manifest {
 	}
 	slices.SortFunc(all, func(a, b *part) int { return cmp.Compare(a.off, b.off) })
 	for _, p := range all {
-		sum := r.chunkSum(out, p.c)
+		sum := r.chunkSum(out, p.off, p.c)
 		out.Sum = crc.Combine(out.Sum, sum, int64(p.c.Size))
 		out.Chunks = append(out.Chunks, p.c)
 	}
@@ -116,14 +116,12 @@ func (r *rig) rebuild(id uint64) *manifest.Manifest {
 }
 
 // chunkSum returns the sum of a chunk's content, by decoding it.
-func (r *rig) chunkSum(m *manifest.Manifest, c manifest.Chunk) uint32 {
+func (r *rig) chunkSum(m *manifest.Manifest, off int64, c manifest.Chunk) uint32 {
 	r.t.Helper()
-	if c.Frames != nil {
-		return c.Frames.Sum(c.Size)
-	}
-	one := &manifest.Manifest{ID: m.ID, Size: int64(c.Size), Compression: m.Compression, Chunks: []manifest.Chunk{c}}
 	p := make([]byte, c.Size)
-	if err := r.ns.readObject(context.Background(), "rebuilt", one, 0, p); err != nil {
+	one := &manifest.Manifest{ID: m.ID, Size: m.Size, Compression: m.Compression, Chunks: []manifest.Chunk{c}}
+	g := gatherer{s: r.ns, name: "rebuilt", m: one, c: &c, offset: off}
+	if err := g.readChunk(context.Background(), 0, p); err != nil {
 		r.t.Fatal(err)
 	}
 	return crc.Sum(p)

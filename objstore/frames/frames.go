@@ -2,8 +2,14 @@
 // that it touches.
 //
 // A chunk is either raw, byte for byte what the user gave, or framed: the encoded frames one after the
-// other, with a Table that says how long each is and what its decoded content sums to. The frames have
-// no headers of their own; the table travels in the manifest and in the recovery information.
+// other, each with a sum behind it, and a Table that says how long each is. The table travels in the
+// manifest and in the recovery information, the sums with the data:
+//
+//	frame  encoded bytes
+//	u32    CRC32C of the decoded frame ^ CRC32C of its place (object id u64, offset of its chunk u64, number u64)
+//
+// integers little endian. So a frame that was taken from another place is refused like one that is damaged.
+// Chunks from before version 3 of manifests have no sums behind their frames, but in their tables.
 //
 // A chunk is raw whenever compression does not pay. That is decided from a few sampled frames, so that
 // data that does not compress costs almost nothing. In a framed chunk each frame that does not shrink
@@ -14,6 +20,7 @@
 package frames
 
 import (
+	"encoding/binary"
 	"fmt"
 	"sync"
 
@@ -32,8 +39,27 @@ const minChunk = 8 << 10
 
 // Table describes the frames of one chunk.
 type Table struct {
-	Lens []uint32 // encoded bytes; as long as the decoded frame: stored as it is
-	Sums []uint32 // CRC32C of the decoded frame; nil in a sealed chunk
+	Lens   []uint32 // encoded bytes, with what is behind the frame; as long as the decoded frame: stored as it is
+	Sums   []uint32 // CRC32C of the decoded frame; nil in a sealed chunk, and in a Summed one
+	Summed bool     // every frame has its sum behind it
+}
+
+// SumLen is how long the sum behind a frame is.
+const SumLen = 4
+
+// Place says where a chunk belongs, so that its frames are not taken for those of another.
+type Place struct {
+	Object uint64 // id of the upload
+	Offset int64  // of the chunk in the object
+}
+
+// mask is what the sum of frame i of the chunk is combined with.
+func (p Place) mask(i int) uint32 {
+	var b [24]byte
+	binary.LittleEndian.PutUint64(b[:], p.Object)
+	binary.LittleEndian.PutUint64(b[8:], uint64(p.Offset))
+	binary.LittleEndian.PutUint64(b[16:], uint64(i))
+	return crc.Sum(b[:])
 }
 
 // Len returns the number of encoded bytes.
@@ -51,10 +77,21 @@ func Count(size int) int { return (size + Size - 1) / Size }
 // DecodedLen returns the length of frame i of a chunk of size bytes.
 func DecodedLen(size, i int) int { return min(Size, size-i*Size) }
 
-// Sum returns the CRC32C of the whole decoded chunk of size bytes.
-func (t *Table) Sum(size int) uint32 {
+// Sum returns the CRC32C of the whole decoded chunk of size bytes at a place. read fills p from offset off of the
+// encoded chunk; a chunk that is not Summed needs none.
+func (t *Table) Sum(size int, at Place, read func(p []byte, off int)) uint32 {
 	var sum uint32
-	for i, s := range t.Sums {
+	end := 0
+	for i, l := range t.Lens {
+		end += int(l)
+		s := uint32(0)
+		if t.Summed {
+			var b [SumLen]byte
+			read(b[:], end-SumLen)
+			s = binary.LittleEndian.Uint32(b[:]) ^ at.mask(i)
+		} else {
+			s = t.Sums[i]
+		}
 		sum = crc.Combine(sum, s, int64(DecodedLen(size, i)))
 	}
 	return sum
@@ -92,36 +129,39 @@ func (c *Codec) buffer() *[]byte {
 	return &b
 }
 
-// Encode writes the chunk src to dst, which is at least as long and does not overlap it, compressed by
-// how when that pays. It returns the number of bytes written and the table, nil for a raw chunk.
-func (c *Codec) Encode(dst, src []byte, how objstore.Compression) (int, *Table, error) {
+// Encode writes the chunk src, which belongs at a place, to dst, which is at least as long and does not overlap it,
+// compressed by how when that pays. It returns the number of bytes written and, unless the chunk is raw, its table
+// and the CRC32C of src.
+func (c *Codec) Encode(dst, src []byte, how objstore.Compression, at Place) (n int, t *Table, sum uint32, err error) {
 	pays, err := c.pays(src, how)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, 0, err
 	}
 	if !pays {
-		return copy(dst, src), nil, nil
+		return copy(dst, src), nil, 0, nil
 	}
 	scratch := c.buffer()
 	defer c.scratch.Put(scratch)
-	count := Count(len(src))
-	t := &Table{Lens: make([]uint32, 0, count), Sums: make([]uint32, 0, count)}
-	at := 0
+	t = &Table{Lens: make([]uint32, 0, Count(len(src))), Summed: true}
+	most := worthwhile(len(src))
 	for rest := src; len(rest) > 0; {
 		frame := rest[:min(Size, len(rest))]
 		rest = rest[len(frame):]
 		enc, err := c.shrink(*scratch, frame, how)
 		if err != nil {
-			return 0, nil, err
+			return 0, nil, 0, err
 		}
-		at += copy(dst[at:], enc)
-		t.Lens = append(t.Lens, uint32(len(enc)))
-		t.Sums = append(t.Sums, crc.Sum(frame))
+		if n+len(enc)+SumLen > most {
+			return copy(dst, src), nil, 0, nil
+		}
+		s := crc.Sum(frame)
+		n += copy(dst[n:], enc)
+		binary.LittleEndian.PutUint32(dst[n:], s^at.mask(len(t.Lens)))
+		n += SumLen
+		t.Lens = append(t.Lens, uint32(len(enc)+SumLen))
+		sum = crc.Combine(sum, s, int64(len(frame)))
 	}
-	if at > worthwhile(len(src)) {
-		return copy(dst, src), nil, nil
-	}
-	return at, t, nil
+	return n, t, sum, nil
 }
 
 // shrink returns the encoding of a frame, which is the frame itself when compression does not pay.
@@ -225,6 +265,15 @@ func (c *Codec) encode(scratch, frame []byte, how objstore.Compression) ([]byte,
 		return c.enc.EncodeAll(frame, scratch[:0]), nil
 	}
 	return nil, fmt.Errorf("frames: no compression %d", how)
+}
+
+// DecodeSummed is Decode of frame i of a Summed chunk that belongs at a place.
+func (c *Codec) DecodeSummed(dst, enc []byte, at Place, i int, how objstore.Compression) error {
+	n := len(enc) - SumLen
+	if n < 1 {
+		return &objstore.CorruptError{What: "frame", Err: fmt.Errorf("%d bytes", len(enc))}
+	}
+	return c.Decode(dst, enc[:n], binary.LittleEndian.Uint32(enc[n:])^at.mask(i), how)
 }
 
 // Decode decodes one frame into dst, which has exactly its decoded length, and verifies its sum.

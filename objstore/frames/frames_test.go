@@ -29,10 +29,12 @@ func both(t *testing.T, fn func(t *testing.T, how objstore.Compression)) {
 	}
 }
 
+var here = Place{Object: 7, Offset: 32 << 20}
+
 func decodeAll(c *Codec, enc []byte, size int, table *Table, how objstore.Compression) ([]byte, error) {
 	out := make([]byte, size)
 	for i, l := range table.Lens {
-		if err := c.Decode(out[i*Size:i*Size+DecodedLen(size, i)], enc[:l], table.Sums[i], how); err != nil {
+		if err := c.DecodeSummed(out[i*Size:i*Size+DecodedLen(size, i)], enc[:l], here, i, how); err != nil {
 			return nil, err
 		}
 		enc = enc[l:]
@@ -47,17 +49,42 @@ func TestRoundTrip(t *testing.T) {
 		mixed := append(noise(3*Size), text(4*Size)...)
 		for _, src := range [][]byte{text(minChunk), text(Size), text(Size + 1), text(5*Size - 1), mixed} {
 			dst := make([]byte, len(src))
-			n, table, err := c.Encode(dst, src, how)
-			if err != nil || table == nil || n != table.Len() || n >= len(src) {
+			n, table, sum, err := c.Encode(dst, src, how, here)
+			if err != nil || table == nil || n != table.Len() || n >= len(src) || sum != crc.Sum(src) {
 				t.Fatalf("%d bytes: %d, %v, %v", len(src), n, table, err)
 			}
 			out, err := decodeAll(&c, dst[:n], len(src), table, how)
 			if err != nil || !bytes.Equal(out, src) {
 				t.Fatalf("%d bytes: %v", len(src), err)
 			}
-			if table.Sum(len(src)) != crc.Sum(src) {
+			if table.Sum(len(src), here, func(p []byte, off int) { copy(p, dst[off:n]) }) != crc.Sum(src) {
 				t.Fatal("the table's sum is not the chunk's")
 			}
+		}
+	})
+}
+
+// TestTablesWithSums are those of manifests of versions 1 and 2.
+func TestTablesWithSums(t *testing.T) {
+	both(t, func(t *testing.T, how objstore.Compression) {
+		var c Codec
+		defer c.Close()
+		src := append(text(Size), noise(1000)...)
+		var table Table
+		out := make([]byte, len(src))
+		for i := range Count(len(src)) {
+			frame := src[i*Size:][:DecodedLen(len(src), i)]
+			enc, err := c.shrink(make([]byte, maxEncoded), frame, how)
+			if err != nil {
+				t.Fatal(err)
+			}
+			table.Lens, table.Sums = append(table.Lens, uint32(len(enc))), append(table.Sums, crc.Sum(frame))
+			if err := c.Decode(out[i*Size:][:len(frame)], enc, table.Sums[i], how); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(out, src) || table.Sum(len(src), here, nil) != crc.Sum(src) {
+			t.Fatal("not what was encoded")
 		}
 	})
 }
@@ -68,7 +95,7 @@ func TestWhatDoesNotPayStaysRaw(t *testing.T) {
 		defer c.Close()
 		for _, src := range [][]byte{nil, text(100), noise(Size), noise(9 * Size)} {
 			dst := make([]byte, len(src))
-			n, table, err := c.Encode(dst, src, how)
+			n, table, _, err := c.Encode(dst, src, how, here)
 			if err != nil || table != nil || !bytes.Equal(dst[:n], src) {
 				t.Fatalf("%d bytes: %d, %v, %v", len(src), n, table, err)
 			}
@@ -82,14 +109,14 @@ func TestDamageIsSeen(t *testing.T) {
 		defer c.Close()
 		src := text(Size)
 		dst := make([]byte, len(src))
-		n, table, err := c.Encode(dst, src, how)
+		n, _, _, err := c.Encode(dst, src, how, here)
 		if err != nil {
 			t.Fatal(err)
 		}
 		out := make([]byte, len(src))
 		for i := range n {
 			dst[i] ^= 0x10
-			err := c.Decode(out, dst[:n], table.Sums[0], how)
+			err := c.DecodeSummed(out, dst[:n], here, 0, how)
 			// A flip may leave the content as it is (unused bits); a wrong content must never pass.
 			if err == nil && !bytes.Equal(out, src) {
 				t.Fatalf("byte %d flipped: wrong content decoded without an error", i)
@@ -100,10 +127,38 @@ func TestDamageIsSeen(t *testing.T) {
 			}
 			dst[i] ^= 0x10
 		}
-		if err := c.Decode(out[:len(out)-1], dst[:n], table.Sums[0], how); err == nil {
+		if err := c.DecodeSummed(out[:len(out)-1], dst[:n], here, 0, how); err == nil {
 			t.Fatal("decoded to the wrong length")
 		}
 	})
+}
+
+// TestFramesStayWhereTheyBelong: a frame that is whole but from another place is refused.
+func TestFramesStayWhereTheyBelong(t *testing.T) {
+	var c Codec
+	defer c.Close()
+	src := text(2 * Size)
+	copy(src[Size:], src[:Size]) // two frames of the same content
+	dst := make([]byte, len(src))
+	_, table, _, err := c.Encode(dst, src, objstore.CompressS2, here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, out := dst[:table.Lens[0]], make([]byte, Size)
+	if err := c.DecodeSummed(out, enc, here, 0, objstore.CompressS2); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []Place{{Object: 8, Offset: here.Offset}, {Object: 7}} {
+		if err := c.DecodeSummed(out, enc, at, 0, objstore.CompressS2); err == nil {
+			t.Fatalf("decoded at %+v", at)
+		}
+	}
+	var corrupt *objstore.CorruptError
+	for _, enc := range [][]byte{enc, nil, enc[:SumLen]} {
+		if err := c.DecodeSummed(out, enc, here, 1, objstore.CompressS2); !errors.As(err, &corrupt) {
+			t.Fatal(err)
+		}
+	}
 }
 
 func FuzzDecode(f *testing.F) {
@@ -134,7 +189,7 @@ func BenchmarkEncode(b *testing.B) {
 				dst := make([]byte, len(src))
 				b.SetBytes(int64(len(src)))
 				for b.Loop() {
-					if _, _, err := c.Encode(dst, src, how); err != nil {
+					if _, _, _, err := c.Encode(dst, src, how, here); err != nil {
 						b.Fatal(err)
 					}
 				}

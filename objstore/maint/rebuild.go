@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/frames"
 	"github.com/gabionfs/gabion/objstore/internal/crc"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/manifest"
@@ -258,7 +259,11 @@ func (u *rebuild) read(ctx context.Context, p *part) error {
 	case p.rec.Seal != nil:
 		return nil // a sealed object has no sum of its content
 	case c.Frames != nil:
-		p.sum = c.Frames.Sum(c.Size)
+		p.sum = c.Frames.Sum(c.Size, frames.Place{Object: u.id, Offset: p.rec.Offset}, func(b []byte, off int) {
+			for i := range b { // which may lie in two fragments
+				b[i] = shards[(off+i)/c.FragmentLen()][(off+i)%c.FragmentLen()]
+			}
+		})
 		return nil
 	}
 	for i, left := 0, c.Size; left > 0; i++ {

@@ -16,6 +16,7 @@ const (
 	magic  = "GM"
 	plain  = 1 // version
 	sealed = 2 // version: encryption, digests
+	summed = 3 // version: sums behind frames
 
 	flagSameCode = 1
 	flagFramed   = 2
@@ -23,20 +24,25 @@ const (
 	flagSealed   = 8
 	flagWhole    = 16 // sealed, frames as long as can be
 	flagDigest   = 32
+	flagSummed   = 64
 
 	plainFlags  = flagSameCode | flagFramed | flagNumbered
 	sealedFlags = plainFlags | flagSealed | flagWhole | flagDigest
+	summedFlags = sealedFlags | flagSummed
 )
 
 // versionOf returns the oldest version that can say what an object has.
 func versionOf(seal *crypt.Wrapped, chunks ...Chunk) byte {
+	if slices.ContainsFunc(chunks, func(c Chunk) bool { return c.Frames != nil && c.Frames.Summed }) {
+		return summed
+	}
 	if seal != nil || slices.ContainsFunc(chunks, func(c Chunk) bool { return c.Digest != nil }) {
 		return sealed
 	}
 	return plain
 }
 
-// appendSeal appends what version 2 says of encryption.
+// appendSeal appends what version 2 and later say of encryption.
 func appendSeal(b []byte, w *crypt.Wrapped) []byte {
 	if w == nil {
 		return append(b, byte(objstore.EncryptNone))
@@ -56,7 +62,7 @@ func (m *Manifest) Encode(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(m.Size))
 	b = binary.LittleEndian.AppendUint32(b, m.Sum)
 	b = append(b, byte(m.Compression))
-	if v == sealed {
+	if v >= sealed {
 		b = appendSeal(b, m.Seal)
 	}
 	b = binary.AppendUvarint(b, uint64(len(m.Chunks)))
@@ -89,6 +95,8 @@ func (c *Chunk) encodeShape(b []byte, sameCode bool, at int, isSealed bool) []by
 		flags |= flagWhole
 	case isSealed:
 		flags |= flagSealed
+	case c.Frames != nil && c.Frames.Summed:
+		flags |= flagSummed
 	case c.Frames != nil:
 		flags |= flagFramed
 	}
@@ -108,6 +116,9 @@ func (c *Chunk) encodeShape(b []byte, sameCode bool, at int, isSealed bool) []by
 	b = binary.AppendUvarint(b, uint64(c.Size))
 	if isSealed {
 		b = binary.AppendUvarint(b, uint64(c.Encoding))
+	}
+	if flags&flagSummed != 0 {
+		b = packLens(b, c.Frames.Lens)
 	}
 	if flags&(flagFramed|flagSealed) != 0 {
 		for i, l := range c.Frames.Lens {
@@ -199,13 +210,13 @@ func open(b []byte, magic string) (*reader, error) {
 		return nil, fmt.Errorf("checksum %08x, expected %08x", got, want)
 	}
 	v := b[len(magic)]
-	if v < plain || v > sealed {
-		return nil, fmt.Errorf("version %d, this program knows up to %d", v, sealed)
+	if v < plain || v > summed {
+		return nil, fmt.Errorf("version %d, this program knows up to %d", v, summed)
 	}
 	return &reader{version: v, b: body[len(magic)+1:]}, nil
 }
 
-// seal reads what version 2 says of encryption.
+// seal reads what version 2 and later say of encryption.
 func (r *reader) seal() *crypt.Wrapped {
 	if r.version == plain {
 		return nil
@@ -306,6 +317,8 @@ func (r *reader) shape(c *Chunk, k, m, at int) error {
 		c.Encoding = uint32(encoding)
 	}
 	switch {
+	case flags&flagSummed != 0:
+		r.summedFrames(c)
 	case flags&flagFramed != 0:
 		r.frames(c)
 	case flags&(flagSealed|flagWhole) != 0:
@@ -320,12 +333,9 @@ func (r *reader) shape(c *Chunk, k, m, at int) error {
 
 // checkFlags refuses flags that the version does not have, or that contradict each other or the data key.
 func (r *reader) checkFlags(flags byte) error {
-	known := byte(plainFlags)
-	if r.version == sealed {
-		known = sealedFlags
-	}
+	known := [...]byte{plain: plainFlags, sealed: sealedFlags, summed: summedFlags}[r.version]
 	how := 0 // ways in which the frames are said to be
-	for _, f := range []byte{flagFramed, flagSealed, flagWhole} {
+	for _, f := range []byte{flagFramed, flagSealed, flagWhole, flagSummed} {
 		if flags&f != 0 {
 			how++
 		}

@@ -35,6 +35,16 @@
 //	  [frames, if flag 8]      the lengths only
 //	  [32 bytes, if flag 32]   BLAKE3-256 of the chunk as it is stored, before coding
 //
+// Version 3 is written for objects with frames that have their sums behind them (package frames), which is every
+// object that is compressed and not sealed. It is version 2 with
+//
+//	per chunk:
+//	  u8       flags           also 64: framed, with sums behind the frames
+//	  [lengths, if flag 64]    per group of 64 frames:
+//	    uvarint  base          the least length in the group
+//	    u8       width         bits, at most 17
+//	    bits     length - base width bits for each frame, from the lowest bit of each byte; zeroes to the next byte
+//
 // The stored length of a chunk is its size, or the sum of its frames; the length of its fragments
 // follows from that and k. The same form, with one chunk and its place, is the recovery information
 // beside every fragment (see Recovery).

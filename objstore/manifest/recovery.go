@@ -23,7 +23,7 @@ import (
 //	shape of this chunk    as in a manifest
 //	u32      CRC32C of everything before
 //
-// Version 2, as of manifests: encryption and data key come after compression. The data key is sealed with the key
+// Versions 2 and 3, as of manifests: encryption and data key come after compression. The data key is sealed with the key
 // that was the namespace's when the fragment was written.
 //
 // Namespace, chunk, fragment and version are in the fragment's key.
@@ -56,7 +56,7 @@ func (r *Recovery) Encode(b []byte) []byte {
 	b = binary.AppendUvarint(b, r.ID)
 	b = binary.AppendUvarint(b, uint64(r.Size))
 	b = append(b, byte(r.Compression))
-	if v == sealed {
+	if v >= sealed {
 		b = appendSeal(b, r.Seal)
 	}
 	b = binary.AppendUvarint(b, uint64(r.Chunks))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 
 	"github.com/gabionfs/gabion/kv"
@@ -41,41 +42,87 @@ func MetadataUsage(ctx context.Context, store kv.Store) (out []Usage, total int6
 	return out, total, nil
 }
 
+// Contents are the kinds of content that Metadata puts: what does not compress; text that repeats itself; words, of
+// which every frame has another length; and frames of which some compress much, some a little and some not at all, whose lengths
+// have least in common.
+var Contents = []string{"random", "text", "words", "mixed"}
+
 // Metadata puts objects of size bytes, of names of 32 bytes, and returns how many bytes of metadata there are
-// more for each: once for content that does not compress, once for content that does. What all objects of a
-// namespace share, ids and counters, counts for nothing but what it grows by.
-func Metadata(ctx context.Context, store kv.Store, ns objstore.Namespace, size int) ([]Row, error) {
+// more for each, for each of Contents, in all stores together. What all objects of a namespace share, ids and
+// counters, counts for nothing but what it grows by.
+func Metadata(ctx context.Context, ns objstore.Namespace, size int, stores ...kv.Store) ([]Row, error) {
 	var rows []Row
-	for _, content := range []string{"random", "text"} {
-		// The first object of a namespace brings what is shared.
-		const objects = 2
-		p := sample(content, size)
-		if _, err := ns.Put(ctx, fmt.Sprintf("%-32s", content+" first"), p); err != nil {
-			return rows, err
-		}
-		_, before, err := MetadataUsage(ctx, store)
+	for _, content := range Contents {
+		n, err := metadataOf(ctx, ns, content, size, stores)
 		if err != nil {
 			return rows, err
 		}
-		for i := range objects {
-			if _, err := ns.Put(ctx, fmt.Sprintf("%-32s", fmt.Sprint(content, i)), p); err != nil {
-				return rows, err
-			}
-		}
-		_, after, err := MetadataUsage(ctx, store)
-		if err != nil {
-			return rows, err
-		}
-		rows = append(rows, Row{Name: fmt.Sprintf("metadata %s %s", sizeName(size), content), Value: float64(after-before) / objects, Unit: "B/object"})
+		rows = append(rows, Row{Name: fmt.Sprintf("metadata %s %s", sizeName(size), content), Value: n, Unit: "B/object"})
 	}
 	return rows, nil
 }
 
-func sample(content string, size int) []byte {
-	if content == "text" {
-		return bytes.Repeat([]byte("seven o'clock and all is well; "), size/31+1)[:size]
+func metadataOf(ctx context.Context, ns objstore.Namespace, content string, size int, stores []kv.Store) (float64, error) {
+	const objects = 1
+	p := sample(content, size)
+	// The first object of a namespace brings what is shared.
+	if _, err := ns.Put(ctx, fmt.Sprintf("%-32s", content+" first"), p); err != nil {
+		return 0, err
 	}
+	before, err := metadataIn(ctx, stores)
+	if err != nil {
+		return 0, err
+	}
+	for i := range objects {
+		if _, err := ns.Put(ctx, fmt.Sprintf("%-32s", fmt.Sprint(content, i)), p); err != nil {
+			return 0, err
+		}
+	}
+	after, err := metadataIn(ctx, stores)
+	return float64(after-before) / objects, err
+}
+
+func metadataIn(ctx context.Context, stores []kv.Store) (sum int64, err error) {
+	for _, s := range stores {
+		_, n, err := MetadataUsage(ctx, s)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+func sample(content string, size int) []byte {
+	rng := rand.New(rand.NewPCG(1, uint64(size)))
 	p := make([]byte, size)
-	_, _ = rand.NewChaCha8([32]byte{1}).Read(p)
+	switch content {
+	case "text":
+		return bytes.Repeat([]byte("seven o'clock and all is well; "), size/31+1)[:size]
+	case "words":
+		vocabulary := make([][]byte, 4096)
+		for i := range vocabulary {
+			w := make([]byte, 2+rng.IntN(10))
+			for j := range w {
+				w[j] = 'a' + byte(rng.IntN(26))
+			}
+			vocabulary[i] = append(w, ' ')
+		}
+		for at := 0; at < size; {
+			// Most often one of a few, as in any language.
+			i := int(float64(len(vocabulary)) * math.Pow(rng.Float64(), 4))
+			at += copy(p[at:], vocabulary[i])
+		}
+	default:
+		_, _ = rand.NewChaCha8([32]byte{1}).Read(p)
+		for f := 0; content == "mixed" && f < size; f += objstore.FrameSize {
+			frame := p[f:min(size, f+objstore.FrameSize)]
+			if f > 0 { // of the first, as many zeroes as make it worth while
+				clear(frame[:rng.IntN(len(frame))])
+			} else {
+				clear(frame)
+			}
+		}
+	}
 	return p
 }
