@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
@@ -50,10 +51,7 @@ func (s *Namespace) Heal(ctx context.Context, name string, o HealOptions) (Heale
 	}
 	var errs []error
 	for i := range m.Chunks {
-		c := &chunkHeal{s: s, o: o, h: &h, name: name, m: m, index: i, c: &m.Chunks[i]}
-		if err := c.run(ctx); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, s.healChunk(ctx, name, m, i, o, &h))
 	}
 	if err := errors.Join(errs...); err != nil {
 		if _, gone := s.nsm.Fetch(ctx, name); errors.Is(gone, objstore.ErrNotFound) {
@@ -69,6 +67,23 @@ func (s *Namespace) Heal(ctx context.Context, name string, o HealOptions) (Heale
 		return h, s.rewrite(ctx, name, m, o, &h)
 	}
 	return h, nil
+}
+
+// healChunk heals one chunk of an object. When that fails and somebody else has changed the chunk meanwhile, be it
+// another repair, a move, or a fragment that landed late, then what is there now decides.
+func (s *Namespace) healChunk(ctx context.Context, name string, m *manifest.Manifest, index int, o HealOptions, h *Healed) error {
+	for noPlace := h.NoPlace; ; h.NoPlace = noPlace {
+		c := &chunkHeal{s: s, o: o, h: h, name: name, m: m, index: index, c: &m.Chunks[index]}
+		err := c.run(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		now, gone := s.nsm.Fetch(ctx, name)
+		if gone != nil || now.ID != m.ID || index >= len(now.Chunks) || slices.Equal(now.Chunks[index].Fragments, c.c.Fragments) {
+			return err
+		}
+		m = now
+	}
 }
 
 func ignoreNotFound(err error) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync"
 	"testing"
 
 	"github.com/gabionfs/gabion/kv/memkv"
@@ -160,3 +161,26 @@ func TestPresetListsDisks(t *testing.T) {
 
 // placesOfSeeds was computed once.
 const placesOfSeeds = "[5 3 7][1 5 3][4 1 8][3 2 6]"
+
+// TestHealBesideAnother: a repair that another one overtakes takes what that has done for granted.
+func TestHealBesideAnother(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, 6, preset(objstore.CompressNone, 64<<10, p42), patient)
+	want := noise(50_000)
+	r.put("x", want)
+	m, err := r.ns.nsm.Fetch(ctx, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := map[objstore.FragmentKey]bool{m.Key(1, 0, 1): true, m.Key(1, 0, 2): true}
+	overtake := sync.OnceFunc(func() {
+		if h, err := r.ns.Heal(ctx, "x", HealOptions{Bad: map[objstore.FragmentKey]bool{m.Key(1, 0, 1): true}}); err != nil || h.Rebuilt != 1 {
+			t.Errorf("%+v, %v", h, err)
+		}
+	})
+	h, err := r.ns.Heal(ctx, "x", HealOptions{Bad: bad, Spend: func(context.Context, int) error { overtake(); return nil }})
+	if err != nil || h.Rebuilt != 1 || h.Spare != 2 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	r.check("x", want)
+}
