@@ -21,6 +21,9 @@ var (
 	ErrLocked = errors.New("objstore: encrypted, and the key was not given")
 	// ErrWrongKey: the key that was given does not fit.
 	ErrWrongKey = errors.New("objstore: the key does not fit")
+	// ErrMoving: the namespace is being moved and was not to be had for longer than anyone should wait. Nothing
+	// was done; it can be tried again.
+	ErrMoving = errors.New("objstore: the namespace is being moved, try again")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("objstore: store is closed")
 )

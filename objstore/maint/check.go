@@ -269,7 +269,7 @@ func (c *checker) garbage(ctx context.Context) error {
 			return err
 		}
 		err = eachGarbage(ctx, c.m.o.Disks, c.n, w, func(d *manager.Disk, keys []objstore.FragmentKey) error {
-			parked, err := nsm.Parked(ctx, c.m.o.KV, d.ID(), 1<<20)
+			parked, err := c.m.parked(ctx, d.ID())
 			if err != nil {
 				return err
 			}

@@ -36,6 +36,8 @@ type Options struct {
 	Disks      *manager.Manager
 	Namespaces func() []*client.Namespace // all of them
 	Logger     *slog.Logger
+	// Stores returns those of all namespace managers; nil: all namespaces are in KV.
+	Stores func() []kv.Store
 
 	// Rate bounds the bytes per second that heal and scrub read and write; 0 means 256 MiB/s,
 	// negative no limit.
@@ -126,6 +128,9 @@ func New(o Options) *Maint {
 	setDefault(&o.LeaseTime, 15*time.Second)
 	if o.BalanceWithin == 0 {
 		o.BalanceWithin = 0.03
+	}
+	if o.Stores == nil {
+		o.Stores = func() []kv.Store { return []kv.Store{o.KV} }
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

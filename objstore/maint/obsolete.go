@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
@@ -19,10 +21,11 @@ func (m *Maint) DeleteObsolete(ctx context.Context, n *nsm.Manager) error {
 	if !ok {
 		return nil
 	}
-	if err := m.deleteObsolete(ctx, n); !errors.Is(err, nsm.ErrFenced) {
-		return err
+	err := m.deleteObsolete(ctx, n)
+	if errors.Is(err, nsm.ErrFenced) || n.IsDeleted() {
+		return nil
 	}
-	return nil
+	return err
 }
 
 func (m *Maint) deleteObsolete(ctx context.Context, n *nsm.Manager) error {
@@ -106,22 +109,39 @@ func (m *Maint) unpark(ctx context.Context) error {
 	}
 	var errs []error
 	for _, d := range m.o.Disks.Disks() {
-		for d.Readable() && ctx.Err() == nil {
-			list, err := nsm.Parked(ctx, m.o.KV, d.ID(), 4096)
-			if err != nil || len(list) == 0 {
-				errs = append(errs, err)
-				break
-			}
-			failed, err := m.deleteAt(ctx, list)
-			if err != nil || len(failed) > 0 {
-				errs = append(errs, err)
-				break
-			}
-			if err := nsm.Unpark(ctx, m.o.KV, list); err != nil {
-				errs = append(errs, err)
-				break
-			}
+		for _, store := range m.o.Stores() {
+			errs = append(errs, m.unparkFrom(ctx, d, store))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (m *Maint) unparkFrom(ctx context.Context, d *manager.Disk, store kv.Store) error {
+	for d.Readable() && ctx.Err() == nil {
+		list, err := nsm.Parked(ctx, store, d.ID(), 4096)
+		if err != nil || len(list) == 0 {
+			return err
+		}
+		failed, err := m.deleteAt(ctx, list)
+		if err != nil || len(failed) > 0 {
+			return err
+		}
+		// What stays is of a namespace that is being moved: the next time.
+		if n, err := nsm.Unpark(ctx, store, list); err != nil || n < len(list) {
+			return err
+		}
+	}
+	return nil
+}
+
+// parked returns what waits for a disk to come back, of all namespaces.
+func (m *Maint) parked(ctx context.Context, disk objstore.DiskID) (out []nsm.Location, err error) {
+	for _, store := range m.o.Stores() {
+		list, err := nsm.Parked(ctx, store, disk, 1<<20)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list...)
+	}
+	return out, nil
 }

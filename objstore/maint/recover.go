@@ -153,7 +153,7 @@ func (r *recovery) listGoing(ctx context.Context) error {
 		}
 	}
 	for _, d := range r.m.o.Disks.Disks() {
-		list, err := nsm.Parked(ctx, r.m.o.KV, d.ID(), 1<<20)
+		list, err := r.m.parked(ctx, d.ID())
 		if err != nil {
 			return err
 		}

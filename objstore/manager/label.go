@@ -30,12 +30,12 @@ func (m *Manager) Labels(ctx context.Context) ([]Label, error) {
 		out = nil
 		var bad error
 		err := r.Range(ksNamespace, kv.Range{}, func(_, value []byte) bool {
-			l := Label{V: recordVersion, Namespace: slices.Clone(value)}
 			var n NamespaceRecord
-			if bad = decode(value, &n); bad != nil {
+			if bad = decodeNamespace(value, &n); bad != nil {
 				return false
 			}
-			l.Number, l.Name = n.Number, n.Name
+			n.Host, n.To = "", "" // who hosts it is not for ever
+			l := Label{V: recordVersion, Number: n.Number, Name: n.Name, Namespace: n.encode()}
 			out = append(out, l)
 			return true
 		})
@@ -44,7 +44,7 @@ func (m *Manager) Labels(ctx context.Context) ([]Label, error) {
 		}
 		for i := range out {
 			var n NamespaceRecord
-			if err := decode(out[i].Namespace, &n); err != nil {
+			if err := decodeNamespace(out[i].Namespace, &n); err != nil {
 				return err
 			}
 			b, err := r.Get(ksPreset, []byte(n.Preset))
@@ -83,7 +83,7 @@ func (m *Manager) Adopt(ctx context.Context, labels []Label, highest uint32, pre
 		var bad error
 		err := tx.Range(ksNamespace, kv.Range{}, func(_, value []byte) bool {
 			var r NamespaceRecord
-			if bad = decode(value, &r); bad == nil {
+			if bad = decodeNamespace(value, &r); bad == nil {
 				out[r.Number] = r.Name
 			}
 			return bad == nil
@@ -92,15 +92,19 @@ func (m *Manager) Adopt(ctx context.Context, labels []Label, highest uint32, pre
 			return err
 		}
 		for _, l := range labels {
-			if out[l.Number] != "" {
-				continue
+			highest = max(highest, l.Number)
+			deleted, err := purging(tx, l.Number)
+			if err != nil {
+				return err
+			}
+			if deleted || out[l.Number] != "" {
+				continue // of one that was deleted some are left on disks that were away
 			}
 			name, err := adopt(tx, l, preset, rename)
 			if err != nil {
 				return err
 			}
 			out[l.Number] = name
-			highest = max(highest, l.Number)
 		}
 		return atLeast(tx, "ns", highest)
 	})
@@ -108,9 +112,9 @@ func (m *Manager) Adopt(ctx context.Context, labels []Label, highest uint32, pre
 }
 
 func adopt(tx kv.Txn, l Label, preset string, rename func(string) string) (string, error) {
-	r := NamespaceRecord{V: recordVersion, Name: l.Name, Number: l.Number, Preset: preset}
+	r := NamespaceRecord{Name: l.Name, Number: l.Number, Preset: preset}
 	if len(l.Namespace) > 0 {
-		if err := decode(l.Namespace, &r); err != nil {
+		if err := decodeNamespace(l.Namespace, &r); err != nil {
 			return "", err
 		}
 	}
@@ -128,8 +132,7 @@ func adopt(tx kv.Txn, l Label, preset string, rename func(string) string) (strin
 		p.Disks = nil // their numbers are others now
 		tx.Put(ksPreset, []byte(r.Preset), encode(p))
 	}
-	tx.Put(ksNamespace, []byte(r.Name), encode(r))
-	return r.Name, nil
+	return r.Name, settle(tx, &r)
 }
 
 // atLeast sees to it that next returns only numbers above n.

@@ -1,11 +1,13 @@
-// Package manager is the backend manager: which disks there are and in what state, the presets, and
-// the namespaces.
+// Package manager is the backend manager: which disks there are and in what state, the presets, the
+// namespaces, and which namespace manager hosts which.
 //
 // It promises:
 //
 //   - A disk is known by the id that is written on it, not by its folder. It keeps its number for ever; a
 //     number is never given to another disk, so a new disk in an old folder is never mistaken for the
 //     one that was lost there.
+//   - A namespace is at exactly one namespace manager, whatever is cut off when it is made, moved or deleted: the
+//     records here decide, and namespace managers are told by messages with numbers, which take effect once.
 //   - A disk that is missing, damaged or failing changes state and is avoided; it never stops the others.
 //
 // What is decided by people (disks known, disabled, retired; presets; namespaces) is in keyspaces of a
@@ -15,7 +17,10 @@
 //	obj/disk        disk number(4)     DiskRecord
 //	obj/preset      name               objstore.Preset
 //	obj/namespace   name               NamespaceRecord
-//	obj/seq         "disk" | "ns"      next number, 4 bytes big endian
+//	obj/manager     name               HostRecord: the namespace managers
+//	obj/message     manager(4) no.(8)  envelope: what they are to be told
+//	obj/purge       ns(4) disk(4)      PurgeRecord: fragments of deleted namespaces
+//	obj/seq         "disk" | "ns" ...  next number, 4 bytes big endian
 //	obj/key         "keyring"          see package crypt
 package manager
 
@@ -42,6 +47,9 @@ const (
 	ksPreset    kv.Keyspace = "obj/preset"
 	ksNamespace kv.Keyspace = "obj/namespace"
 	ksSeq       kv.Keyspace = "obj/seq"
+	ksHost      kv.Keyspace = "obj/manager"
+	ksMessage   kv.Keyspace = "obj/message"
+	ksPurge     kv.Keyspace = "obj/purge"
 
 	recordVersion = 1
 )

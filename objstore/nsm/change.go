@@ -59,7 +59,7 @@ func (n *Manager) mutate(ctx context.Context, name string, m *manifest.Manifest,
 	// A mutation that has begun must not be cut off half way by the caller's context: its outcome
 	// would be unknown, and the fragments with it.
 	stamp := n.cache.stamp(name)
-	err := n.store.Update(context.WithoutCancel(ctx), kv.Ordered, fn)
+	err := n.update(ctx, kv.Ordered, fn)
 	n.mutations.Add(1)
 	if err != nil {
 		n.cache.drop(name)
@@ -76,7 +76,7 @@ func (n *Manager) mutate(ctx context.Context, name string, m *manifest.Manifest,
 func (n *Manager) Change(ctx context.Context, name string, id uint64, change func(*manifest.Manifest) error) error {
 	var after *manifest.Manifest
 	stamp := n.cache.stamp(name)
-	err := n.store.Update(context.WithoutCancel(ctx), kv.Ordered, func(tx kv.Txn) error {
+	err := n.update(ctx, kv.Ordered, func(tx kv.Txn) error {
 		if err := n.fenced(ctx, tx); err != nil {
 			return err
 		}
@@ -158,7 +158,7 @@ func (n *Manager) Delete(ctx context.Context, names ...string) (int, error) {
 			return removed, err
 		}
 		var count int
-		err := n.store.Update(context.WithoutCancel(ctx), kv.Ordered, func(tx kv.Txn) error {
+		err := n.update(ctx, kv.Ordered, func(tx kv.Txn) error {
 			count = 0
 			for _, name := range batch {
 				switch err := n.remove(tx, name); {
@@ -202,5 +202,5 @@ func (n *Manager) Abandon(ctx context.Context, u Upload, at []Location) error {
 	if len(at) == 0 {
 		return nil
 	}
-	return n.store.Update(ctx, kv.Ordered, func(tx kv.Txn) error { return n.queue(tx, u.ID, at) })
+	return n.update(ctx, kv.Ordered, func(tx kv.Txn) error { return n.queue(tx, u.ID, at) })
 }

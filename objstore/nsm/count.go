@@ -108,7 +108,7 @@ func (n *Manager) count(tx kv.Txn, m *manifest.Manifest, sign int64) error {
 func (n *Manager) Counters(ctx context.Context) ([]Counter, error) {
 	var out []Counter
 	var bad error
-	err := n.store.View(ctx, kv.Pending, func(r kv.Reader) error {
+	err := n.view(ctx, func(r kv.Reader) error {
 		out = nil
 		return r.Range(ksCount, kv.Prefix(n.prefix(0)), func(key, value []byte) bool {
 			u, err := decodeUsage(value)
@@ -136,7 +136,7 @@ func (n *Manager) Usage(ctx context.Context) (Usage, error) {
 // Recount compares the counters and the degraded queue with the manifests, in one view, and returns
 // what is wrong.
 func (n *Manager) Recount(ctx context.Context) (problems []string, err error) {
-	err = n.store.View(ctx, kv.Pending, func(r kv.Reader) error {
+	err = n.view(ctx, func(r kv.Reader) error {
 		problems, err = n.recount(r)
 		return err
 	})

@@ -112,7 +112,7 @@ func (n *Manager) Obsoletes(ctx context.Context, from uint64, limit int) ([]Obso
 	var bad error
 	r := kv.Prefix(n.prefix(0))
 	r.From, r.Limit = n.idKey(from), limit
-	err := n.store.View(ctx, kv.Pending, func(v kv.Reader) error {
+	err := n.view(ctx, func(v kv.Reader) error {
 		out = nil
 		return v.Range(ksObsolete, r, func(key, value []byte) bool {
 			id := binary.BigEndian.Uint64(key[4:])
@@ -131,7 +131,7 @@ func (n *Manager) Obsoletes(ctx context.Context, from uint64, limit int) ([]Obso
 // Settle takes entries off the queue whose fragments were deleted; those in parked could not be,
 // because their disk is away: they wait until it is back. An entry that has grown meanwhile stays.
 func (n *Manager) Settle(ctx context.Context, done []Obsolete, parked []Location) error {
-	return n.store.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
+	return n.update(ctx, kv.Ordered, func(tx kv.Txn) error {
 		if err := n.fenced(ctx, tx); err != nil {
 			return err
 		}
@@ -180,21 +180,48 @@ func Parked(ctx context.Context, store kv.Store, disk objstore.DiskID, limit int
 	return out, errors.Join(err, bad)
 }
 
-// Unpark forgets fragments that were deleted, or whose disk is gone for ever.
-func Unpark(ctx context.Context, store kv.Store, at []Location) error {
-	return store.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
-		for _, l := range at {
-			tx.Delete(ksParked, parkedKey(l))
+// Unpark forgets fragments that were deleted, or whose disk is gone for ever. What is of a namespace that is about
+// to be at another namespace manager stays: it is there as well, and repeating a deletion does no harm. It returns
+// how many it forgot.
+func Unpark(ctx context.Context, store kv.Store, at []Location) (forgot int, err error) {
+	byNamespace := make(map[uint32][]Location)
+	for _, l := range at {
+		byNamespace[l.Key.Namespace] = append(byNamespace[l.Key.Namespace], l)
+	}
+	err = store.Update(ctx, kv.Ordered, func(tx kv.Txn) error {
+		forgot = 0
+		for ns, list := range byNamespace {
+			h, err := readHome(tx, ns)
+			if err != nil {
+				return err
+			}
+			forget := func(tx kv.Txn) error {
+				for _, l := range list {
+					tx.Delete(ksParked, parkedKey(l))
+				}
+				forgot += len(list)
+				return nil
+			}
+			switch h.state {
+			case Settled:
+				err = forget(tx)
+			case Moving:
+				err = noted(tx, ns, h, forget)
+			}
+			if err != nil {
+				return err
+			}
 		}
 		return nil
 	})
+	return forgot, err
 }
 
 // Degraded returns up to limit objects that lack fragments, with ids above after.
 func (n *Manager) Degraded(ctx context.Context, after uint64, limit int) (names []string, last uint64, err error) {
 	r := kv.Prefix(n.prefix(0))
 	r.From, r.Limit = n.idKey(after+1), limit
-	err = n.store.View(ctx, kv.Pending, func(v kv.Reader) error {
+	err = n.view(ctx, func(v kv.Reader) error {
 		names, last = nil, after
 		return v.Range(ksDegraded, r, func(key, value []byte) bool {
 			names, last = append(names, string(value)), binary.BigEndian.Uint64(key[4:])

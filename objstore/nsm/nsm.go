@@ -24,6 +24,12 @@
 //	obj/alloc      ns(4)                       "GA" 01, next id, epoch, oldest valid epoch (8 each)
 //	obj/lease      ns(4)                       who maintains it: a LeaseRecord as JSON
 //	obj/hold       ns(4)                       from, to (8 each): ids on disks that the store does not know of
+//	obj/home       ns(4)                       whether the namespace is here (see home.go)
+//	obj/change     ns(4) number(8)             keys that were changed while it moves away (see home.go)
+//	obj/inbox      "inbox"                     whose the store is, and which messages were obeyed: an Inbox as JSON
+//
+// A Host is all namespaces in one store: it obeys the backend manager's messages, and namespaces are moved from
+// one Host to another by a Transfer while they are in use.
 package nsm
 
 import (
@@ -65,6 +71,10 @@ type Options struct {
 	// from or above, and else 0. It is asked once, before the first upload; disks that do not answer are left
 	// out. nil: nobody looks.
 	Highest func(ctx context.Context, ns uint32, from uint64) (uint64, error)
+	// Home returns the store of the namespace manager that hosts the namespace, the same value as long as that is
+	// the same, or objstore.ErrNotFound when the namespace was deleted. It is asked when the namespace is not
+	// where it was. nil: it never moves.
+	Home func(context.Context) (kv.Store, error)
 	// CacheBytes bounds the memory of decoded manifests; 0 means 16 MiB.
 	CacheBytes int
 }
@@ -72,7 +82,8 @@ type Options struct {
 // Manager keeps the manifests of one namespace. Safe for concurrent use.
 type Manager struct {
 	o     Options
-	store kv.Store
+	place atomic.Pointer[place]
+	gone  atomic.Bool // the namespace was deleted
 	cache *cache
 	// mutations counts changes of manifests through this value, so that a scan can tell whether it
 	// saw a still picture.
@@ -93,7 +104,8 @@ func Open(store kv.Store, o Options) *Manager {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 16 << 20
 	}
-	n := &Manager{o: o, store: store, cache: newCache(o.CacheBytes), uploads: make(map[uint64]int), finished: make(chan struct{})}
+	n := &Manager{o: o, cache: newCache(o.CacheBytes), uploads: make(map[uint64]int), finished: make(chan struct{})}
+	n.place.Store(&place{store: store, changed: make(chan struct{})})
 	n.presets.versions.Store(&[]presetVersion{{preset: objstore.Preset{Policies: o.Policies}}})
 	return n
 }
@@ -123,6 +135,9 @@ func checkName(name string) error {
 // Lookup returns the manifest of an object, or an error that matches objstore.ErrNotFound. It sees
 // everything that was sequenced. The manifest must not be changed.
 func (n *Manager) Lookup(ctx context.Context, name string) (*manifest.Manifest, error) {
+	if n.gone.Load() {
+		return nil, n.notFound(name)
+	}
 	if m := n.cache.get(name); m != nil {
 		return m, nil
 	}
@@ -136,7 +151,7 @@ func (n *Manager) Fetch(ctx context.Context, name string) (*manifest.Manifest, e
 	}
 	stamp := n.cache.stamp(name)
 	var m *manifest.Manifest
-	err := n.store.View(ctx, kv.Pending, func(r kv.Reader) (err error) {
+	err := n.view(ctx, func(r kv.Reader) (err error) {
 		m, err = n.get(r, name)
 		return err
 	})
@@ -197,7 +212,7 @@ func (n *Manager) List(ctx context.Context, from, to string, fn func(name string
 		items := make([]item, 0, page)
 		r.Limit = page
 		var bad error
-		err := n.store.View(ctx, kv.Pending, func(v kv.Reader) error {
+		err := n.view(ctx, func(v kv.Reader) error {
 			items = items[:0]
 			return v.Range(ksManifest, r, func(key, value []byte) bool {
 				m, err := manifest.Decode(value)
@@ -231,4 +246,4 @@ func (n *Manager) List(ctx context.Context, from, to string, fn func(name string
 func (n *Manager) Mutations() uint64 { return n.mutations.Load() }
 
 // Sync waits until every change so far is durable.
-func (n *Manager) Sync(ctx context.Context) error { return n.store.Sync(ctx) }
+func (n *Manager) Sync(ctx context.Context) error { return n.place.Load().store.Sync(ctx) }

@@ -162,7 +162,7 @@ func TestChange(t *testing.T) {
 	}
 	if at, err := Parked(ctx, store, 3, 10); err != nil || fmt.Sprint(at) != fmt.Sprint(queue[0].At) {
 		t.Fatal(at, err)
-	} else if err := Unpark(ctx, store, at); err != nil {
+	} else if _, err := Unpark(ctx, store, at); err != nil {
 		t.Fatal(err)
 	}
 	if at, err := Parked(ctx, store, 3, 10); err != nil || len(at) != 0 {

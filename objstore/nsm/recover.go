@@ -33,7 +33,7 @@ func (n *Manager) guard(ctx context.Context) error {
 		return nil
 	}
 	var next uint64
-	err := n.store.View(ctx, kv.Pending, func(r kv.Reader) error {
+	err := n.view(ctx, func(r kv.Reader) error {
 		a, err := n.alloc(r)
 		next = a.next
 		return err
@@ -55,7 +55,7 @@ func (n *Manager) guard(ctx context.Context) error {
 // hold skips all ids up to highest. What was given out by another process since the disks were looked at is
 // known by now.
 func (n *Manager) hold(ctx context.Context, highest uint64) error {
-	return n.store.Update(ctx, kv.Durable, func(tx kv.Txn) error {
+	return n.update(ctx, kv.Durable, func(tx kv.Txn) error {
 		a, err := n.alloc(tx)
 		if err != nil || highest < a.next {
 			return err
@@ -91,7 +91,7 @@ func (n *Manager) held(r kv.Reader) (Hold, error) {
 
 // Held returns the ids that are on hold.
 func (n *Manager) Held(ctx context.Context) (h Hold, err error) {
-	err = n.store.View(ctx, kv.Pending, func(r kv.Reader) error {
+	err = n.view(ctx, func(r kv.Reader) error {
 		h, err = n.held(r)
 		return err
 	})
@@ -100,7 +100,7 @@ func (n *Manager) Held(ctx context.Context) (h Hold, err error) {
 
 // Release ends the hold: what no manifest names of these ids is garbage from now on.
 func (n *Manager) Release(ctx context.Context) error {
-	return n.store.Update(ctx, kv.Durable, func(tx kv.Txn) error {
+	return n.update(ctx, kv.Durable, func(tx kv.Txn) error {
 		tx.Delete(ksHold, n.prefix(0))
 		return nil
 	})
@@ -110,7 +110,7 @@ func (n *Manager) Release(ctx context.Context) error {
 // without a manifest it knows that they were deleted or never registered. 0: the store knows of no object at
 // all, so that it may have lost everything it knew.
 func (n *Manager) Unknown(ctx context.Context) (first uint64, err error) {
-	err = n.store.View(ctx, kv.Pending, func(r kv.Reader) error {
+	err = n.view(ctx, func(r kv.Reader) error {
 		first = 0
 		some := false
 		one := kv.Prefix(n.prefix(0))
@@ -175,7 +175,7 @@ func (n *Manager) Adopt(ctx context.Context, name string, m *manifest.Manifest) 
 	}
 	var a Adoption
 	value := m.Encode(nil)
-	err := n.store.Update(context.WithoutCancel(ctx), kv.Ordered, func(tx kv.Txn) error {
+	err := n.update(ctx, kv.Ordered, func(tx kv.Txn) error {
 		a = Adopted
 		old, err := n.get(tx, name)
 		switch {

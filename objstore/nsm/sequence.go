@@ -115,7 +115,7 @@ func (n *Manager) ApplySequence(ctx context.Context, steps []Step) error {
 		}
 	}
 	var after map[string]*manifest.Manifest
-	err := n.store.Update(context.WithoutCancel(ctx), kv.Ordered, func(tx kv.Txn) error {
+	err := n.update(ctx, kv.Ordered, func(tx kv.Txn) error {
 		after = make(map[string]*manifest.Manifest)
 		for i, s := range steps {
 			if err := n.step(tx, s, after); err != nil {

@@ -60,7 +60,7 @@ func (n *Manager) putAlloc(tx kv.Txn, a alloc) {
 
 // updateAlloc changes the allocation record, durably: what it hands out is never handed out again.
 func (n *Manager) updateAlloc(ctx context.Context, change func(*alloc)) (before, after alloc, err error) {
-	err = n.store.Update(ctx, kv.Durable, func(tx kv.Txn) (err error) {
+	err = n.update(ctx, kv.Durable, func(tx kv.Txn) (err error) {
 		if before, err = n.alloc(tx); err != nil {
 			return err
 		}
