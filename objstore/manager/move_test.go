@@ -117,11 +117,15 @@ func (w *hostWorld) open(left int) {
 	w.cut.left = left
 }
 
-// crash ends the process; with lose, what was not durable is lost.
-func (w *hostWorld) crash(lose bool) {
+// loss says which stores lose in a crash what is not durable.
+type loss struct{ from, others bool }
+
+// crash ends the process.
+func (w *hostWorld) crash(l loss) {
+	r, _ := (&Manager{store: w.stores[MainHost]}).Existing(context.Background(), "n")
 	for name, s := range w.stores {
 		keep := s.Unsynced()
-		if lose {
+		if l.from && name == r.Host || l.others && name != r.Host {
 			keep = 0
 		}
 		w.stores[name] = s.Crash(keep)
@@ -231,6 +235,12 @@ func (w *hostWorld) reads() {
 	got, err := listing(w.user)
 	if !errors.Is(err, errFrozen) && (err != nil || got != w.model()) {
 		w.t.Fatalf("found %q, %v; want %q", got, err, w.model())
+	}
+	for host, s := range w.stores { // other processes, whatever they believe
+		n := nsm.Open(s, nsm.Options{Name: "n", Number: w.user.Number(), Home: func(context.Context) (kv.Store, error) { return nil, errFrozen }})
+		if got, err := listing(n); !errors.Is(err, errFrozen) && (err != nil || got != w.model()) {
+			w.t.Fatalf("found %q at %s, %v; want %q", got, host, err, w.model())
+		}
 	}
 }
 
@@ -343,7 +353,7 @@ func (w *hostWorld) resume() {
 // done again, after which done must hold.
 func cutEverywhere(t *testing.T, hooked bool, begin, op func(*hostWorld) error, after, done func(*hostWorld)) {
 	steps := 0
-	for _, lose := range []bool{false, true} {
+	for _, lose := range []loss{{}, {from: true}, {others: true}, {true, true}} {
 		for k := 0; ; k++ {
 			w := newHostWorld(t)
 			w.fatal(begin(w))
@@ -436,7 +446,7 @@ func TestDeletionIsCutOffEverywhere(t *testing.T) {
 		"half moved": begun(made, func(w *hostWorld) error {
 			w.open(14)
 			err := moveTo(w, "a")
-			w.crash(false)
+			w.crash(loss{})
 			w.open(-1)
 			if !errors.Is(err, errCut) {
 				return fmt.Errorf("not cut off: %v", err)
@@ -511,7 +521,7 @@ func TestMoveIsCalledOff(t *testing.T) {
 		w.use()
 		w.cut.hook = w.change
 		err := moveTo(w, "a")
-		w.crash(false)
+		w.crash(loss{})
 		w.open(-1)
 		r, eerr := w.m.Existing(context.Background(), "n")
 		w.fatal(eerr)
