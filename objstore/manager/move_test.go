@@ -76,13 +76,21 @@ type hostWorld struct {
 	m      *Manager
 
 	user  *nsm.Manager // of namespace "n"
-	names map[string]uint64
+	names map[string]seen
 	past  []string // what it held after each change, in turn
 	count int
 }
 
+// seen is an object: the upload, and the version of its second fragment.
+type seen struct {
+	id      uint64
+	version uint32
+}
+
+func (s seen) String() string { return fmt.Sprint(s.id, ".", s.version) }
+
 func newHostWorld(t *testing.T) *hostWorld {
-	w := &hostWorld{t: t, stores: map[string]*memkv.Store{}, names: map[string]uint64{}}
+	w := &hostWorld{t: t, stores: map[string]*memkv.Store{}, names: map[string]seen{}}
 	for _, name := range []string{MainHost, "a", "b"} {
 		w.stores[name] = memkv.New(memkv.Rerun())
 	}
@@ -184,7 +192,7 @@ func (w *hostWorld) change() {
 	ctx := context.Background()
 	w.count++
 	name := fmt.Sprint("o", w.count%5)
-	id, there := w.names[name]
+	is, there := w.names[name]
 	var err error
 	switch {
 	case !there:
@@ -193,17 +201,17 @@ func (w *hostWorld) change() {
 			break
 		}
 		for n, old := range w.names {
-			if old >= u.ID {
-				w.t.Fatalf("upload %d begins after %d of %s", u.ID, old, n)
+			if old.id >= u.ID {
+				w.t.Fatalf("upload %d begins after %v of %s", u.ID, old, n)
 			}
 		}
 		m := &manifest.Manifest{ID: u.ID, Size: 10, Chunks: []manifest.Chunk{{K: 1, M: 1, Size: 10, Fragments: []manifest.Fragment{{Disk: 1}, {Disk: objstore.DiskID(2 * (w.count % 2))}}}}}
 		err = w.user.Register(ctx, u, name, m)
 		w.user.End(u)
-		id = u.ID
+		is = seen{id: u.ID}
 	case w.count%2 == 0:
 		_, err = w.user.Delete(ctx, name)
-		if id = 0; err == nil {
+		if is = (seen{}); err == nil {
 			var queue []nsm.Obsolete
 			if queue, err = w.user.Obsoletes(ctx, 0, 100); err == nil && len(queue) > 0 {
 				err = w.user.Settle(ctx, queue[:1], queue[0].At[:1])
@@ -213,8 +221,9 @@ func (w *hostWorld) change() {
 			}
 		}
 	default:
-		err = w.user.Change(ctx, name, id, func(m *manifest.Manifest) error {
-			m.Chunks[0].Fragments[1] = manifest.Fragment{Disk: 3, Version: m.Chunks[0].Fragments[1].Version + 1}
+		is.version++
+		err = w.user.Change(ctx, name, is.id, func(m *manifest.Manifest) error {
+			m.Chunks[0].Fragments[1] = manifest.Fragment{Disk: 3, Version: is.version}
 			return nil
 		})
 	}
@@ -222,7 +231,7 @@ func (w *hostWorld) change() {
 		return
 	}
 	w.fatal(err)
-	if w.names[name] = id; id == 0 {
+	if w.names[name] = is; is.id == 0 {
 		delete(w.names, name)
 	}
 	w.past = append(w.past, w.model())
@@ -247,7 +256,7 @@ func (w *hostWorld) reads() {
 func listing(n *nsm.Manager) (string, error) {
 	var got []string
 	err := n.List(context.Background(), "", "", func(name string, m *manifest.Manifest) bool {
-		got = append(got, fmt.Sprint(name, "=", m.ID))
+		got = append(got, fmt.Sprint(name, "=", seen{m.ID, m.Chunks[0].Fragments[1].Version}))
 		return true
 	})
 	return strings.Join(got, " "), err
@@ -335,15 +344,14 @@ func (w *hostWorld) check() string {
 func (w *hostWorld) resume() {
 	got, err := listing(w.user)
 	w.fatal(err)
-	highest := uint64(0)
 	clear(w.names)
 	for _, f := range strings.Fields(got) {
-		var id uint64
-		name, num, _ := strings.Cut(f, "=")
-		if _, err := fmt.Sscan(num, &id); err != nil {
-			w.t.Fatal(err)
+		name, value, _ := strings.Cut(f, "=")
+		var is seen
+		if _, err := fmt.Sscanf(value, "%d.%d", &is.id, &is.version); err != nil {
+			w.t.Fatal(value, err)
 		}
-		w.names[name], highest = id, max(highest, id)
+		w.names[name] = is
 	}
 	w.past = []string{w.model()}
 }
@@ -470,7 +478,7 @@ func TestDeletionIsCutOffEverywhere(t *testing.T) {
 					t.Fatal(r, err)
 				}
 				w.fatal(w.tend())
-				w.names, w.past = map[string]uint64{}, []string{""}
+				w.names, w.past = map[string]seen{}, []string{""}
 				w.check()
 			})
 		})
@@ -626,6 +634,6 @@ func TestLostStoreIsMadeAnew(t *testing.T) {
 	if at := w.check(); at != "a" {
 		t.Fatal(at)
 	}
-	w.names = map[string]uint64{}
+	w.names = map[string]seen{}
 	w.change()
 }
