@@ -159,6 +159,13 @@ type Disk interface {
 	Close() error
 }
 
+// RemoteDisk is a Disk that is not of this machine: what is kept of it here saves a way over the network.
+type RemoteDisk interface {
+	Disk
+	// Node is the id of the node that serves the disk.
+	Node() string
+}
+
 // CachedDisk is a Disk that keeps what was read in a cache, and can tell.
 type CachedDisk interface {
 	Disk

@@ -99,6 +99,13 @@ func (e *env) printStatus(s control.Status) error {
 			s.KV.Applied, s.KV.State, size(s.KV.PendingBytes), size(s.KV.RecentBytes), size(s.KV.StateBytes), size(s.KV.LogBytes))
 	}
 	row("memory", "%s resident; %s of content not on the disks yet", size(s.Memory.RSS), size(s.Memory.Dirty))
+	if c := s.Cache; c != nil && (c.Dir != "" || c.Hits+c.Misses > 0) {
+		row("cache", "%s of %s in %s, %s of %s in memory; %d hits (%s), %d misses", size(c.Used), size(c.Size), orDash(c.Dir),
+			size(c.MemoryUsed), size(c.MemorySize), c.Hits, size(c.HitBytes), c.Misses)
+		if c.Error != "" {
+			row("", "last error: %s", c.Error)
+		}
+	}
 	fmt.Fprintln(e.out)
 	if err := e.printDisks(s.Disks); err != nil {
 		return err

@@ -34,6 +34,7 @@ type upFlags struct {
 	store        string
 	steal        bool
 	secret       secretFlags
+	cache        cacheFlags
 }
 
 func newUp(e *env) *cobra.Command {
@@ -74,12 +75,18 @@ With --key-file or --passphrase-file a new filesystem is encrypted, for ever: th
 content of files, never their names. The same is needed at every start; without it
 the content cannot be read by anyone. "gabion key new FILE" makes a key file.
 
+With --cache what is read or written of disks that are slow or far is kept in a folder on a
+fast one as well, up to --cache-size, and serves again after a restart. Of disks of other
+processes something is kept in memory without it. It is only a copy: it may be lost or
+damaged, and the folder may be removed while nothing runs.
+
 A policy is k,m,c,x: k data and m parity fragments, a write is acknowledged once
 c are durable, at most x on one node. Repeat --policy for fallbacks, best first.`,
 		Example: `  gabion up --mount /mnt/gabion
   gabion up --data /srv/gabion --asds 4 --policy 2,2,3,4 --dav off --mount /mnt/gabion
   gabion up --data /srv/gabion --asd /disk1/asd --asd /disk2/asd --asd /disk3/asd
   gabion up --data /srv/gabion --asd asd://10.0.0.1:7100 --asd asd://10.0.0.2:7100 --identity home.pem
+  gabion up --data /srv/gabion --asd asd://10.0.0.1:7100 --cache /nvme/gabion-cache --cache-size 100GiB
   gabion up --data /srv/gabion --cluster home.pem --store home --mount /home
   gabion up --data /srv/gabion --key-file /root/gabion.key --mount /mnt/gabion
   gabion up --dav 0.0.0.0:8080 --dav-user anna --dav-password-file /etc/gabion/password`,
@@ -105,6 +112,7 @@ c are durable, at most x on one node. Repeat --policy for fallbacks, best first.
 	fl.StringVar(&f.store, "store", "", "`name` of the store of the cluster")
 	fl.BoolVar(&f.steal, "steal", false, "take the store from whoever holds it, who loses what was not fsynced")
 	f.secret.add(cmd)
+	f.cache.add(cmd)
 	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users use the mount (as root the default)")
 	fl.BoolVar(&f.noAllowOther, "no-allow-other", false, "keep other users out of the mount")
 	fl.StringVar(&f.memory, "memory", "400MiB", "soft `limit` of the process's heap")
@@ -166,6 +174,9 @@ func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, er
 		return o, err
 	}
 	o.Secret = secret
+	if o.Cache, err = f.cache.options(changed); err != nil {
+		return o, err
+	}
 	if changed("mount") && f.mount == "" {
 		return o, usagef("--mount is empty")
 	}

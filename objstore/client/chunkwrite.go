@@ -9,6 +9,7 @@ import (
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/erasure"
+	"github.com/gabionfs/gabion/objstore/fragcache"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/nsm"
 )
@@ -140,15 +141,17 @@ func (w *chunkWrite) start(i int, d *manager.Disk) {
 	key := objstore.FragmentKey{Namespace: u.s.nsm.Number(), Object: u.id.ID, Chunk: e.chunk.Number, Fragment: uint8(i), Version: f.Version}
 	w.inFlight++
 	e.buf.Hold()
+	src := fragment{fragcache.Key{Fragment: key, Sum: f.Sum}, len(e.shards[i])}
+	data := i < w.at.policy.K
 	u.s.c.ops.run(func() {
-		err := u.s.c.putFragment(u.s.c.ctx, d, key, e.info, e.shards[i], e.sums[i])
+		err := u.s.c.putFragment(u.s.c.ctx, d, src, e.info, e.shards[i], e.sums[i], data)
 		e.buf.Release()
 		w.results <- outcome{i, d, err}
 	})
 }
 
-// putFragment writes to a disk and takes note of how it did.
-func (c *Client) putFragment(ctx context.Context, d *manager.Disk, key objstore.FragmentKey, info, data []byte, sums []uint32) error {
+// putFragment writes to a disk and takes note of how it did. keep tells whether reads will ask for the fragment.
+func (c *Client) putFragment(ctx context.Context, d *manager.Disk, src fragment, info, data []byte, sums []uint32, keep bool) error {
 	dev, done, err := d.Use()
 	if err != nil {
 		return err
@@ -157,9 +160,12 @@ func (c *Client) putFragment(ctx context.Context, d *manager.Disk, key objstore.
 	d.Writing.Add(1)
 	defer d.Writing.Add(-1)
 	begin := time.Now()
-	err = dev.PutFragment(ctx, key, info, data, sums)
+	err = dev.PutFragment(ctx, src.Fragment, info, data, sums)
 	if err == nil {
 		d.Writes.Add(time.Since(begin))
+		if keep && c.o.CacheWrites && c.keeps(dev) {
+			c.o.Fragments.Put(src.Key, src.size, 0, data, sums)
+		}
 	}
 	c.o.Disks.Observe(d, err)
 	return err

@@ -25,6 +25,7 @@ import (
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/erasure"
+	"github.com/gabionfs/gabion/objstore/fragcache"
 	"github.com/gabionfs/gabion/objstore/frames"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
 	"github.com/gabionfs/gabion/objstore/manager"
@@ -50,6 +51,12 @@ type Options struct {
 	Logger  *slog.Logger
 	// Reclaim deletes the fragments of everything that was deleted so far; nil: they go when they go.
 	Reclaim func(context.Context) error
+
+	// Fragments keeps parts of fragments near; nil: nothing does. It is closed after the client, by whoever opened it.
+	Fragments *fragcache.Cache
+	// CacheReads and CacheWrites say what is kept there: what is read of fragments, and the data fragments that
+	// are written. Without a folder it keeps only those of remote disks: the others are in the page cache.
+	CacheReads, CacheWrites bool
 
 	WriteMemory int // bytes of chunks being written; 0 means 64 MiB
 	PoolMemory  int // bytes of idle buffers kept; 0 means 64 MiB

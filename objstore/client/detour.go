@@ -70,16 +70,24 @@ func (g *gatherer) feed(ctx context.Context, d *detour) {
 	}
 	var order []int
 	for i := range g.c.Fragments {
-		if !d.tried[i] && !mine[i] && g.cost(i) < 9 && g.bad[i] == nil && !g.late(d, i) {
+		if !d.tried[i] && !mine[i] && (g.cost(i) < 9 && g.bad[i] == nil || g.near(i, d.off, d.n)) && !g.late(d, i) {
 			order = append(order, i)
 		}
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(g.cost(a), g.cost(b)) })
+	cost := make(map[int]int, len(order))
+	near := make(map[int]bool)
+	for _, i := range order {
+		// What is near costs least, and not more when its disk is slow or gone.
+		if cost[i] = 2*g.cost(i) + 1; g.near(i, d.off, d.n) {
+			near[i], cost[i] = cost[i] > 3 || g.bad[i] != nil, 0
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(cost[a], cost[b]) })
 	for _, i := range order {
 		if coming >= g.c.K {
 			return
 		}
-		g.launch(ctx, event{fragment: i, detour: d})
+		g.launch(ctx, event{fragment: i, detour: d, near: near[i]})
 		coming++
 	}
 }

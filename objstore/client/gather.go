@@ -9,7 +9,6 @@ import (
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
-	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/manifest"
 )
 
@@ -35,6 +34,7 @@ type gatherer struct {
 	events  chan event
 	flying  int // reads whose event has not come yet
 	bad     map[int]error
+	missed  map[int]bool // fragments that turned out not to be in the cache
 }
 
 // piece is a part of the range that lies in one data fragment.
@@ -51,6 +51,7 @@ type event struct {
 	fragment int
 	piece    *piece
 	detour   *detour
+	near     bool // read it from the cache or not at all
 	buf      *bufpool.Buf
 	err      error
 }
@@ -62,11 +63,15 @@ func (g *gatherer) read(ctx context.Context, off int, p []byte) error {
 		return nil
 	}
 	n := len(g.c.Fragments)
-	// Every read sends one event at most, and nobody may be there to take it.
-	g.events = make(chan event, len(g.pieces)*(n+1))
+	// Every read sends one event, a fragment may be read twice, from the cache in vain and from its disk, and nobody may
+	// be there to take it.
+	g.events = make(chan event, len(g.pieces)*(2*n+1))
 	for _, w := range g.pieces {
-		if !w.have && g.prefer(w.fragment) {
-			g.launch(ctx, event{fragment: w.fragment, piece: w})
+		if w.have {
+			continue
+		}
+		if direct := g.prefer(w.fragment); direct || g.near(w.fragment, w.off, len(w.dst)) {
+			g.launch(ctx, event{fragment: w.fragment, piece: w, near: !direct})
 		}
 	}
 	for _, w := range g.pieces {
@@ -92,9 +97,15 @@ func (g *gatherer) readCached(ctx context.Context) bool {
 }
 
 func (g *gatherer) readPieceCached(ctx context.Context, w *piece) bool {
-	if !g.prefer(w.fragment) {
-		return false
+	if g.prefer(w.fragment) && g.readDiskCached(ctx, w) {
+		return true
 	}
+	cache := g.s.c.o.Fragments
+	return cache != nil && cache.Ready(g.fragment(w.fragment).Key, int64(w.off), w.dst)
+}
+
+// readDiskCached reads a piece from the cache of its disk.
+func (g *gatherer) readDiskCached(ctx context.Context, w *piece) bool {
 	dev, done, err := g.s.c.o.Disks.Disk(g.c.Fragments[w.fragment].Disk).Use()
 	if err != nil {
 		return false
@@ -156,29 +167,12 @@ func (g *gatherer) launch(ctx context.Context, e event) {
 	g.flying++
 	c := g.s.c
 	d := c.o.Disks.Disk(g.c.Fragments[e.fragment].Disk)
-	key := g.m.Key(g.s.nsm.Number(), g.index, e.fragment)
-	events := g.events
+	src, events := g.fragment(e.fragment), g.events
 	c.ops.run(func() {
 		e.buf = c.pool.Get(n)
-		e.err = c.readFragment(ctx, d, key, int64(off), e.buf.B)
+		e.err = c.readFragment(ctx, d, src, e.near, int64(off), e.buf.B)
 		events <- e
 	})
-}
-
-// readFragment reads from a disk and takes note of how it did.
-func (c *Client) readFragment(ctx context.Context, d *manager.Disk, key objstore.FragmentKey, off int64, p []byte) error {
-	dev, done, err := d.Use() // d is nil when it was retired meanwhile
-	if err != nil {
-		return err
-	}
-	defer done()
-	begin := time.Now()
-	err = dev.ReadFragment(ctx, key, off, p)
-	if err == nil {
-		d.Reads.Add(time.Since(begin))
-	}
-	c.o.Disks.Observe(d, err)
-	return err
 }
 
 // loop works off events until every piece is there.
@@ -249,9 +243,14 @@ func (g *gatherer) failed(ctx context.Context, e event) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	g.note(e.fragment, e.err)
+	if e.near {
+		g.miss(e.fragment) // its disk may still have it
+	} else {
+		g.note(e.fragment, e.err)
+	}
 	if e.piece == nil {
 		e.detour.flying--
+		e.detour.tried[e.fragment] = !e.near
 		return g.advance(ctx, e.detour)
 	}
 	e.piece.flying = false

@@ -40,7 +40,9 @@ func (s *Namespace) Stat(ctx context.Context, name string) (objstore.Info, error
 
 // Delete implements objstore.Namespace.
 func (s *Namespace) Delete(ctx context.Context, names ...string) error {
+	known := s.cachedOf(names)
 	removed, err := s.nsm.Delete(ctx, names...)
+	s.forget(known)
 	if removed > 0 {
 		s.c.o.Trouble.Obsolete(s.nsm)
 	}

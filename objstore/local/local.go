@@ -20,6 +20,7 @@ import (
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/client"
+	"github.com/gabionfs/gabion/objstore/fragcache"
 	"github.com/gabionfs/gabion/objstore/maint"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/nsm"
@@ -57,9 +58,12 @@ type Options struct {
 	// Logger gets what an operator should know; nil discards it.
 	Logger *slog.Logger
 
-	Client      client.Options // Disks, Trouble and Logger are set by Open
+	Client      client.Options // Disks, Trouble, Logger and what is about the cache are set by Open
 	Maintenance maint.Options  // KV, Disks, Namespaces and Logger are set by Open
 	NoMaint     bool           // no maintenance in the background, for offline checks
+
+	// Cache says what of fragments is kept near.
+	Cache CacheOptions
 
 	// WatchEvery is how often folders are looked at; 0 means 1 s.
 	WatchEvery time.Duration
@@ -88,6 +92,9 @@ type Backend struct {
 	maint  *maint.Maint
 	opener Opener
 	cache  *asd.IndexCache // of all ASDs; nil with another Opener
+
+	fragments *fragcache.Cache // nil: none
+	cacheErr  error            // why its folder is not used
 
 	mu         sync.Mutex // guards namespaces
 	namespaces map[string]*client.Namespace
@@ -138,6 +145,9 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 const indexCache = 32 << 20
 
 func (b *Backend) start(ctx context.Context) error {
+	if err := b.openCache(); err != nil {
+		return err
+	}
 	if err := b.openDirs(ctx); err != nil {
 		return err
 	}
@@ -152,6 +162,7 @@ func (b *Backend) start(ctx context.Context) error {
 	b.maint = maint.New(mo)
 	co := b.o.Client
 	co.Disks, co.Trouble, co.Reclaim, co.Logger = b.disks, b.maint, b.maint.Reclaim, b.log
+	co.Fragments, co.CacheReads, co.CacheWrites = b.fragments, b.o.Cache.Reads, b.o.Cache.Writes
 	b.client = client.New(co)
 	all, err := b.disks.Namespaces(ctx)
 	if err != nil {
@@ -307,6 +318,11 @@ func (b *Backend) shutdown() {
 		wg.Go(d.Shutdown)
 	}
 	wg.Wait()
+	if b.fragments != nil {
+		if err := b.fragments.Close(); err != nil {
+			b.log.Warn("the cache of fragments did not close well", "error", err)
+		}
+	}
 	if b.cache != nil {
 		b.cache.Close()
 	}

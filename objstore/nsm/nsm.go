@@ -162,6 +162,9 @@ func (n *Manager) Fetch(ctx context.Context, name string) (*manifest.Manifest, e
 	return m, nil
 }
 
+// Known is Lookup when that costs nothing; else it returns nil.
+func (n *Manager) Known(name string) *manifest.Manifest { return n.cache.get(name) }
+
 // Exists tells whether the name is taken.
 func (n *Manager) Exists(ctx context.Context, name string) (bool, error) {
 	switch _, err := n.Lookup(ctx, name); {

@@ -33,6 +33,29 @@ type Status struct {
 	Maintenance Maintenance `json:"maintenance"`
 	KV          KV          `json:"kv"`
 	Memory      Memory      `json:"memory"`
+	Cache       *Cache      `json:"cache,omitempty"` // of fragments; nil: there is none
+}
+
+// Cache keeps fragments near. Sizes are bytes.
+type Cache struct {
+	On          []string `json:"on"` // what is kept: "read", "write"
+	Hits        int64    `json:"hits"`
+	Misses      int64    `json:"misses"`
+	HitBytes    int64    `json:"hit_bytes"`
+	MemoryUsed  int64    `json:"memory_used"`
+	MemorySize  int64    `json:"memory_size"`
+	Dir         string   `json:"dir,omitempty"`
+	Used        int64    `json:"used"` // of the folder
+	Size        int64    `json:"size"`
+	Pages       int64    `json:"pages"`   // of 64 KiB
+	Written     int64    `json:"written"` // to the folder
+	Evicted     int64    `json:"evicted"` // pages
+	Skipped     int64    `json:"skipped"` // pages that were not kept: the disk was behind or out of order
+	Damaged     int64    `json:"damaged"` // files that were removed because something in them was wrong
+	Late        int64    `json:"late"`    // reads that the disk did not answer in time
+	WriteErrors int64    `json:"write_errors"`
+	Loading     bool     `json:"loading,omitempty"`
+	Error       string   `json:"error,omitempty"` // the last one, or why the folder is not used
 }
 
 // Capacity in bytes of user data, after coding, and of the disks themselves.

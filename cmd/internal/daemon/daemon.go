@@ -31,6 +31,7 @@ import (
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/crypt"
+	"github.com/gabionfs/gabion/objstore/local"
 )
 
 // Options says what to run.
@@ -53,6 +54,8 @@ type Options struct {
 	DAVUser     string // "" lets everyone in
 	DAVPassword string // of DAVUser: as it is, or a bcrypt hash
 	PProf       string // address of net/http/pprof; "" is off
+
+	Cache local.CacheOptions // what of fragments is kept near
 
 	Memory  int64 // soft limit of the heap in bytes; 0 means none
 	Version string
@@ -157,7 +160,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := r.openData(); err != nil {
 		return err
 	}
-	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs, Steal: r.o.Steal, Secret: r.o.Secret})
+	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs, Steal: r.o.Steal, Secret: r.o.Secret, Cache: r.o.Cache})
 	if err != nil {
 		return err
 	}

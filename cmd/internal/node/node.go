@@ -32,6 +32,8 @@ type Options struct {
 	Logger  *slog.Logger
 	// Secret opens what is encrypted; a filesystem that is being created is encrypted if it is given.
 	Secret *crypt.Secret
+	// Cache says what of fragments is kept near.
+	Cache local.CacheOptions
 	// Store opens the key-value store when it is not the one in the data directory. The node closes it.
 	Store func(context.Context) (Store, error)
 }
@@ -75,6 +77,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	}
 	lo := local.Options{
 		KV: n.kv, Cluster: cluster, Base: d.Path, Dirs: o.Claim, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: o.Quiet,
+		Cache: o.Cache,
 	}
 	if lo.Remote.Credentials, err = Credentials(d); err != nil {
 		return nil, err

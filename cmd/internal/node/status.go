@@ -50,8 +50,32 @@ func (n *Node) Status(ctx context.Context) (control.Status, error) {
 	if n.volume != nil {
 		s.Memory.Dirty = n.volume.Dirty()
 	}
+	s.Cache = n.cache()
 	judge(&s)
 	return s, nil
+}
+
+// cache is what keeps fragments near, or nil.
+func (n *Node) cache() *control.Cache {
+	c, ok := n.objects.Cache()
+	if !ok {
+		return nil
+	}
+	out := &control.Cache{
+		On: []string{}, Hits: c.Hits, Misses: c.Misses, HitBytes: c.HitBytes, MemoryUsed: c.MemoryUsed, MemorySize: c.MemorySize,
+		Dir: c.CacheOptions.Dir, Used: c.Used, Size: c.Stat.Size, Pages: c.Pages, Written: c.Written, Evicted: c.Evicted, Skipped: c.Skipped,
+		Damaged: c.Damaged, Late: c.Late, WriteErrors: c.WriteErrors, Loading: c.Loading, Error: c.LastError,
+	}
+	if c.Reads {
+		out.On = append(out.On, "read")
+	}
+	if c.Writes {
+		out.On = append(out.On, "write")
+	}
+	if c.Err != nil {
+		out.Error = c.Err.Error()
+	}
+	return out
 }
 
 func (n *Node) room(ctx context.Context, s *control.Status) error {
