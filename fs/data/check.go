@@ -245,6 +245,9 @@ func (c *checker) readExtents(r kv.Reader) error {
 			c.found(KindDamaged, c.fileName(content), "inline rows of block %d: %v", block, err)
 			return true
 		}
+		if e.inline != uncounted && e.inline != inline {
+			c.found(KindDamaged, c.fileName(content), "block %d counts %d inline bytes and has %d", block, e.inline, inline)
+		}
 		f.found += blocks512(e.covered() + inline)
 		if end := int64(block)*BlockSize + int64(e.end()); end > f.size {
 			c.found(KindBeyond, c.fileName(content), "data up to %d and a size of %d", end, f.size)

@@ -13,6 +13,8 @@ func FuzzExtent(f *testing.F) {
 	f.Add([]byte{flagInline})
 	e := extent{hasInline: true, pieces: []piece{{0, 10, 5, Hash{1}}, {20, BlockSize - 20, 0, Hash{2}}}}
 	f.Add(e.encode())
+	e.inline = 4096
+	f.Add(e.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := decodeExtent(b)
 		if err != nil {

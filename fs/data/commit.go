@@ -21,8 +21,7 @@ type change struct {
 
 // openExtent is an extent that a change has read.
 type openExtent struct {
-	extent
-	inline int64 // bytes in its inline rows
+	extent       // its inline bytes are counted
 	before int64 // blocks of 512 bytes that it had
 	had    bool  // it has a row
 }
@@ -70,7 +69,7 @@ func (c *change) extent(block uint32) (*openExtent, error) {
 		return nil, err
 	}
 	e := &openExtent{extent: v, had: len(v.pieces) > 0 || v.hasInline}
-	if v.hasInline {
+	if v.inline == uncounted {
 		if e.inline, err = inlineBytes(c.t, c.n.Content, block); err != nil {
 			return nil, err
 		}

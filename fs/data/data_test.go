@@ -14,6 +14,7 @@ import (
 	"github.com/gabionfs/gabion/fs"
 	"github.com/gabionfs/gabion/fs/data"
 	"github.com/gabionfs/gabion/fs/meta"
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/memkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/memns"
@@ -34,14 +35,36 @@ type world struct {
 
 func open(t *testing.T, o data.Options) *world {
 	w := &world{T: t, kv: memkv.New(), ns: memns.New(), ctx: context.Background()}
+	w.format(w.kv, o)
+	return w
+}
+
+// format opens a new volume in store, which is w.kv with something in front of it.
+func (w *world) format(store kv.Store, o data.Options) {
 	_, err := meta.Format(w.ctx, w.kv, meta.FormatOptions{})
 	w.ok(err)
 	w.tree, err = meta.Open(w.ctx, w.kv, meta.Options{})
 	w.ok(err)
-	w.Store, err = data.Open(w.ctx, w.kv, w.ns, o)
+	w.Store, err = data.Open(w.ctx, store, w.ns, o)
 	w.ok(err)
-	t.Cleanup(func() { w.Close(w.ctx) })
-	return w
+	w.Cleanup(func() { w.Close(w.ctx) })
+}
+
+// benchFile makes a volume with one file.
+func benchFile(b *testing.B, store kv.Store, name string) fs.Ino {
+	ctx := context.Background()
+	if _, err := meta.Format(ctx, store, meta.FormatOptions{}); err != nil {
+		b.Fatal(err)
+	}
+	tree, err := meta.Open(ctx, store, meta.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	in, err := tree.Mknod(ctx, fs.Cred{}, fs.Root, name, fs.TypeRegular|0o644, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return in.Ino
 }
 
 func (w *world) ok(err error) {

@@ -19,7 +19,7 @@
 //
 // All integers in keys are big endian, those in values are unsigned varints unless sized.
 //
-//	extent  content:8 block:4            -> flags:1 { off len boff hash:32 }...  pieces of one 4 MiB block
+//	extent  content:8 block:4            -> flags:1 [inline] { off len boff hash:32 }...  pieces of one 4 MiB block
 //	inline  content:8 block:4 off:4      -> bytes that lie over the pieces; small synced writes
 //	fold    ino:8                        -> (empty)     the file has inline rows
 //	blob    hash:32                      -> refs pack off len                    where a blob's bytes are

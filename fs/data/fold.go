@@ -1,13 +1,17 @@
 package data
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/gabionfs/gabion/fs"
+	"github.com/gabionfs/gabion/fs/meta"
 	"github.com/gabionfs/gabion/kv"
+	"github.com/gabionfs/gabion/objstore"
 )
 
 const (
@@ -19,6 +23,9 @@ const (
 	foldIdle = 5 * time.Second
 )
 
+// foldMax bounds the memory that rows take while they are brought into packs.
+const foldMax = 4 << 20
+
 // folder brings inline rows into packs: files that have gathered many, or none for a while.
 type folder struct {
 	s    *Store
@@ -26,11 +33,12 @@ type folder struct {
 
 	mu    sync.Mutex
 	files map[fs.Ino]*inlineFile
-	total int64
+	total int64 // bytes in rows, also of files that are being folded
 }
 
 type inlineFile struct {
-	bytes int64
+	bytes int64 // since it was folded last, or was tried to be
+	stuck int64 // that could not be folded
 	last  time.Time
 }
 
@@ -41,13 +49,8 @@ func newFolder(s *Store) *folder {
 // add records that n bytes of ino were committed inline.
 func (d *folder) add(ino fs.Ino, n int64) {
 	d.mu.Lock()
-	x := d.files[ino]
-	if x == nil {
-		x = new(inlineFile)
-		d.files[ino] = x
-	}
+	x := d.file(ino)
 	x.bytes += n
-	x.last = d.s.clock()
 	d.total += n
 	much := x.bytes >= foldFile || d.total >= foldAll
 	d.mu.Unlock()
@@ -56,62 +59,262 @@ func (d *folder) add(ino fs.Ino, n int64) {
 	}
 }
 
+// file returns what is known of a file, which has just changed. Called with mu.
+func (d *folder) file(ino fs.Ino) *inlineFile {
+	x := d.files[ino]
+	if x == nil {
+		x = new(inlineFile)
+		d.files[ino] = x
+	}
+	x.last = d.s.clock()
+	return x
+}
+
 // forget drops ino: it has no inline rows any more.
 func (d *folder) forget(ino fs.Ino) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if x := d.files[ino]; x != nil {
-		d.total -= x.bytes
+		d.total -= x.bytes + x.stuck
 		delete(d.files, ino)
 	}
 }
 
+// crowded reports whether the key-value store carries so much for us that no more may be added.
+func (d *folder) crowded() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.total >= 2*foldAll
+}
+
+// folding is a file to fold and how many inline bytes it is known to have.
+type folding struct {
+	ino   fs.Ino
+	bytes int64
+}
+
 // due returns the files to fold now, and forgets them: what is written meanwhile counts anew.
-func (d *folder) due() []fs.Ino {
+func (d *folder) due() (out []folding) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := d.s.clock()
 	all := d.total >= foldAll
-	var out []fs.Ino
 	for ino, x := range d.files {
 		if all || x.bytes >= foldFile || now.Sub(x.last) >= foldIdle {
-			out = append(out, ino)
-			d.total -= x.bytes
+			out = append(out, folding{ino, x.bytes + x.stuck})
 			delete(d.files, ino)
 		}
 	}
 	return out
 }
 
+// done records how the folding of a file went.
+func (d *folder) done(x folding, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		d.file(x.ino).stuck += x.bytes
+		return
+	}
+	d.total -= x.bytes
+}
+
 func (d *folder) run(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for failed := false; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.wake:
+			if failed {
+				continue // until the next tick: an attempt may cost as much as a success
+			}
 		case <-tick.C:
 		}
-		for _, ino := range d.due() {
-			if _, err := d.s.fold(ctx, ino); err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
-				d.s.log.Error("inline data stays in the key-value store for now", "ino", ino, "err", err)
-				d.add(ino, 1) // try again after a while
+		failed = false
+		for _, x := range d.due() {
+			err := d.s.fold(ctx, x.ino)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = nil // its rows go with it
 			}
+			if err != nil && ctx.Err() == nil {
+				failed = true
+				d.s.log.Error("inline data stays in the key-value store for now", "ino", x.ino, "err", err)
+			}
+			d.done(x, err)
 		}
 	}
 }
 
-// fold is foldLocked of a file that nobody has locked.
-func (s *Store) fold(ctx context.Context, ino fs.Ino) (*generation, error) {
+// fold brings the inline rows of a file into packs. What the file contains stays the same at every moment, so
+// nobody needs to be kept away: rows that have changed until their blobs are durable stay as they are.
+func (s *Store) fold(ctx context.Context, ino fs.Ino) error {
+	for {
+		rows, err := s.inlineRuns(ctx, ino)
+		switch {
+		case err != nil:
+			return err
+		case len(rows.runs) == 0:
+			return nil
+		case rows.frayed:
+			return s.foldMerged(ctx, ino)
+		}
+		moved, err := s.foldRuns(ctx, ino, rows)
+		if errors.Is(err, objstore.ErrFull) && s.makeRoom(ctx) {
+			moved, err = s.foldRuns(ctx, ino, rows)
+		}
+		if err != nil || !moved || !rows.more {
+			return err
+		}
+	}
+}
+
+// inlineRun is a range of a block that inline rows cover without a gap.
+type inlineRun struct {
+	block, off uint32
+	b          []byte
+}
+
+func (r *inlineRun) end() uint32 { return r.off + uint32(len(r.b)) }
+
+// inlineRows are rows of one content as they were at one moment.
+type inlineRows struct {
+	content uint64
+	runs    []inlineRun
+	more    bool // there are more than foldMax bytes
+	frayed  bool // a block would be left in many pieces: it is to be merged with what is below its rows
+}
+
+// inlineRuns reads the inline rows of a file.
+func (s *Store) inlineRuns(ctx context.Context, ino fs.Ino) (rows inlineRows, err error) {
+	err = s.kv.View(ctx, kv.Pending, func(r kv.Reader) error {
+		n, err := meta.GetInode(r, ino)
+		if err != nil {
+			return err
+		}
+		rows = inlineRows{content: n.Content}
+		size := 0
+		err = r.Range(ksInline, kv.Prefix(u64key(n.Content)), func(k, v []byte) bool {
+			_, block, off, ok := splitInlineKey(k)
+			if !ok {
+				return true
+			}
+			if rows.more = size >= foldMax; rows.more {
+				return false
+			}
+			size += len(v)
+			if n := len(rows.runs); n > 0 && rows.runs[n-1].block == block && rows.runs[n-1].end() == off {
+				rows.runs[n-1].b = append(rows.runs[n-1].b, v...)
+			} else {
+				rows.runs = append(rows.runs, inlineRun{block, off, slices.Clone(v)})
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
+		for i, j := 0, 0; i < len(rows.runs); i = j {
+			for j = i; j < len(rows.runs) && rows.runs[j].block == rows.runs[i].block; j++ {
+			}
+			e, err := getExtent(r, n.Content, rows.runs[i].block)
+			if err != nil {
+				return err
+			}
+			rows.frayed = rows.frayed || len(e.pieces)+j-i > mergePieces
+		}
+		return nil
+	})
+	return rows, err
+}
+
+// foldRuns puts the runs and lays them where the rows are still what they were. It reports whether any was.
+func (s *Store) foldRuns(ctx context.Context, ino fs.Ino, rows inlineRows) (moved bool, err error) {
+	up := s.newUpload()
+	defer up.unpin(context.WithoutCancel(ctx))
+	for _, r := range rows.runs {
+		if err := up.blob(ctx, nil, r.block, r.off, r.b, false); err != nil {
+			return false, err
+		}
+	}
+	if err := up.putPack(ctx, up.builder); err != nil {
+		return false, err
+	}
+	for {
+		var l *ledger
+		err := s.kv.Update(ctx, kv.Ordered, func(t kv.Txn) error {
+			moved, l = false, s.ledger(t)
+			c, err := s.open(t, l, ino)
+			if err != nil || c.n.Content != rows.content {
+				return err
+			}
+			c.placed = up.placed
+			for i, r := range rows.runs {
+				same, err := r.unchanged(t, rows.content)
+				if err != nil {
+					return err
+				}
+				for _, x := range same {
+					moved = true
+					p := piece{off: x.from, n: x.to - x.from, boff: x.from - r.off, hash: up.pieces[nil][i].piece.hash}
+					if err := c.lay(r.block, p); err != nil {
+						return err
+					}
+				}
+			}
+			if err := c.unfold(); err != nil {
+				return err
+			}
+			if err := c.end(); err != nil {
+				return err
+			}
+			l.finish()
+			return nil
+		})
+		var gone *goneError
+		if errors.As(err, &gone) {
+			if err = up.again(ctx, gone.hash); err == nil {
+				continue
+			}
+		}
+		if err == nil {
+			l.settle()
+		}
+		return moved, err
+	}
+}
+
+// unchanged returns the ranges of the block whose rows still have the bytes of r.
+func (r *inlineRun) unchanged(t kv.Reader, content uint64) (same []run, err error) {
+	err = rangeInline(t, content, r.block, r.off, r.end(), func(off uint32, v []byte) error {
+		from, to := max(off, r.off), min(off+uint32(len(v)), r.end())
+		if !bytes.Equal(v[from-off:to-off], r.b[from-r.off:to-r.off]) {
+			return nil
+		}
+		if n := len(same); n > 0 && same[n-1].to == from {
+			same[n-1].to = to
+		} else {
+			same = append(same, run{from: from, to: to})
+		}
+		return nil
+	})
+	return same, err
+}
+
+// foldMerged is fold by way of a generation, which merges a block of many pieces into one blob.
+func (s *Store) foldMerged(ctx context.Context, ino fs.Ino) error {
 	f, err := s.acquire(ctx, ino)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer s.release(f)
 	f.op.RLock()
-	defer f.op.RUnlock()
-	return s.foldLocked(ctx, f)
+	g, err := s.foldLocked(ctx, f)
+	f.op.RUnlock()
+	if g == nil || err != nil {
+		return err
+	}
+	return g.next(ctx)
 }
 
 // foldLocked makes the inline rows of f part of a frozen generation, which it returns; nil when there are

@@ -85,7 +85,7 @@ func (s *Store) inlineEnd(ctx context.Context, content uint64, block uint32) (en
 // fitsInline reports whether the current generation of f is small enough to be committed inline, and
 // nothing is underway that it would have to wait for. Called with f.mu.
 func (s *Store) fitsInline(f *file) bool {
-	if f.cur == nil || f.cur.fold || len(f.queue) > 0 {
+	if f.cur == nil || f.cur.fold || len(f.queue) > 0 || s.folder.crowded() {
 		return false
 	}
 	bytes, runs := f.cur.dirty(maxInlineRuns)

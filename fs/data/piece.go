@@ -23,19 +23,30 @@ func (p piece) end() uint32 { return p.off + p.n }
 // piece covers reads as zeroes. Inline rows, when hasInline is set, lie over the pieces.
 type extent struct {
 	hasInline bool
+	inline    int64 // bytes in the inline rows; uncounted when the extent does not say
 	pieces    []piece
 }
+
+// uncounted is in extents that were written before they counted their inline bytes.
+const uncounted = -1
 
 // maxPieces bounds what one extent may hold. Writers merge a block into one blob long before.
 const maxPieces = 1024
 
-const flagInline = 1
+const (
+	flagInline  = 1
+	flagCounted = 2 // the number of inline bytes follows
+)
 
 // appendTo appends the encoding of e; an extent without anything encodes to its flags alone.
 func (e *extent) encode() []byte {
-	b := make([]byte, 1, 1+len(e.pieces)*42)
+	b := make([]byte, 1, 5+len(e.pieces)*42)
 	if e.hasInline {
 		b[0] |= flagInline
+	}
+	if e.inline > 0 {
+		b[0] |= flagCounted
+		b = binary.AppendUvarint(b, uint64(e.inline))
 	}
 	for _, p := range e.pieces {
 		b = binary.AppendUvarint(b, uint64(p.off))
@@ -54,11 +65,24 @@ func decodeExtent(b []byte) (extent, error) {
 	if len(b) == 0 {
 		return e, errShort
 	}
-	if b[0]&^flagInline != 0 {
-		return e, fmt.Errorf("unknown flags %#x", b[0])
-	}
-	e.hasInline = b[0]&flagInline != 0
+	flags := b[0]
 	b = b[1:]
+	switch e.hasInline = flags&flagInline != 0; {
+	case flags&^(flagInline|flagCounted) != 0, flags == flagCounted:
+		return e, fmt.Errorf("unknown flags %#x", flags)
+	case flags&flagCounted != 0:
+		var n uint64
+		var err error
+		if b, err = uvarints(b, &n); err != nil {
+			return e, err
+		}
+		if n == 0 || n > BlockSize {
+			return e, fmt.Errorf("%d inline bytes in a block", n)
+		}
+		e.inline = int64(n)
+	case e.hasInline:
+		e.inline = uncounted
+	}
 	if len(b) > 0 {
 		e.pieces = make([]piece, 0, min(len(b)/35, maxPieces)) // 35 bytes is the shortest piece
 	}
