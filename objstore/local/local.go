@@ -32,8 +32,14 @@ const PresetName = "default"
 
 // Options for Open. KV, Cluster and, at the first start, Dirs must be set.
 type Options struct {
-	// KV is where manifests and disks are kept. Open does not close it.
+	// KV is where disks are kept, and manifests. Open does not close it.
 	KV kv.Store
+	// Stores opens the store of another namespace manager, by the name and place that AddManager was given. The
+	// backend closes it. nil: all manifests are in KV.
+	Stores func(ctx context.Context, name, place string) (kv.Store, error)
+	// Anew takes a store of a namespace manager that is empty now, although it was not, for a new one: what the
+	// namespaces in it had is to be recovered from the disks.
+	Anew bool
 	// Cluster owns the folders.
 	Cluster asd.ID
 	// Dirs are ASD folders, beside those that are known from before. One that is empty is claimed as a
@@ -99,6 +105,8 @@ type Backend struct {
 	mu         sync.Mutex // guards namespaces
 	namespaces map[string]*client.Namespace
 
+	hosts hosts
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -126,6 +134,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 		b.opener = asdOpener{asd.Options{Cluster: o.Cluster, Capacity: o.Capacity, Logger: o.Logger,
 			Cache: b.cache, Buffers: &asd.BufferPool{}}}
 	}
+	b.hosts.byName, b.hosts.wake = make(map[string]*hosted), make(chan struct{}, 1)
 	o.Remote.Owner = o.Cluster
 	b.opener = anywhere{b.opener, o.Remote}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
@@ -157,8 +166,11 @@ func (b *Backend) start(ctx context.Context) error {
 	if err := b.unlock(ctx); err != nil {
 		return err
 	}
+	if err := b.openHosts(ctx); err != nil {
+		return err
+	}
 	mo := b.o.Maintenance
-	mo.KV, mo.Disks, mo.Namespaces, mo.Logger = b.o.KV, b.disks, b.list, b.log
+	mo.KV, mo.Disks, mo.Namespaces, mo.Stores, mo.Logger = b.o.KV, b.disks, b.list, b.stores, b.log
 	b.maint = maint.New(mo)
 	co := b.o.Client
 	co.Disks, co.Trouble, co.Reclaim, co.Logger = b.disks, b.maint, b.maint.Reclaim, b.log
@@ -169,7 +181,7 @@ func (b *Backend) start(ctx context.Context) error {
 		return err
 	}
 	for _, r := range all {
-		if err := b.addNamespace(ctx, r); err != nil {
+		if _, err := b.addNamespace(ctx, r); err != nil {
 			return err
 		}
 	}
@@ -181,6 +193,7 @@ func (b *Backend) start(ctx context.Context) error {
 	b.wg.Go(b.watch)
 	if !b.o.NoMaint {
 		b.maint.Start()
+		b.wg.Go(b.tends)
 	}
 	return nil
 }
@@ -227,23 +240,33 @@ func (b *Backend) list() []*client.Namespace {
 	return out
 }
 
-func (b *Backend) addNamespace(ctx context.Context, r manager.NamespaceRecord) error {
+func (b *Backend) addNamespace(ctx context.Context, r manager.NamespaceRecord) (*client.Namespace, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// Under the lock: a change of the preset is told to the namespaces that are known by then.
+	// Under the lock: a change of the preset is told to the namespaces that are known by then, and one that is
+	// deleted is not known any more.
+	if _, err := b.disks.HostOf(ctx, r.Name, r.Number); err != nil {
+		return nil, err
+	}
 	p, err := b.disks.Preset(ctx, r.Preset)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if b.namespaces[r.Name] == nil {
-		n := nsm.Open(b.o.KV, nsm.Options{Name: r.Name, Number: r.Number, Policies: p.Policies, Disks: b.disks, Highest: maint.Highest(b.disks)})
-		ns := b.client.Namespace(n, p)
-		if err := b.giveKeys(ctx, ns); err != nil {
-			return err
-		}
-		b.namespaces[r.Name] = ns
+	if ns := b.namespaces[r.Name]; ns != nil {
+		return ns, nil
 	}
-	return nil
+	h, err := b.hosted(r.Host)
+	if err != nil {
+		return nil, err
+	}
+	n := nsm.Open(h.store, nsm.Options{Name: r.Name, Number: r.Number, Policies: p.Policies, Disks: b.disks,
+		Highest: maint.Highest(b.disks), Home: b.home(r)})
+	ns := b.client.Namespace(n, p)
+	if err := b.giveKeys(ctx, ns); err != nil {
+		return nil, err
+	}
+	b.namespaces[r.Name] = ns
+	return ns, nil
 }
 
 // Namespace returns the namespace of that name, and creates it when there is none.
@@ -270,12 +293,11 @@ func (b *Backend) namespace(ctx context.Context, name, preset string) (objstore.
 	if err != nil {
 		return nil, err
 	}
-	if err := b.addNamespace(ctx, r); err != nil {
-		return nil, err
+	if err := b.disks.Deliver(ctx, b.host); err != nil {
+		b.log.Warn("namespace managers: will try again", "error", err)
+		b.tendLater()
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.namespaces[name], nil
+	return b.addNamespace(ctx, r)
 }
 
 // Close stops maintenance, finishes what is being written and closes the folders. The store stays open.
@@ -323,6 +345,7 @@ func (b *Backend) shutdown() {
 			b.log.Warn("the cache of fragments did not close well", "error", err)
 		}
 	}
+	b.closeHosts()
 	if b.cache != nil {
 		b.cache.Close()
 	}

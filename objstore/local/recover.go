@@ -46,12 +46,15 @@ func (b *Backend) Recover(ctx context.Context, o RecoverOptions) ([]maint.Recove
 	if err != nil {
 		return nil, err
 	}
+	if err := b.disks.Deliver(ctx, b.host); err != nil {
+		return nil, err
+	}
 	all, err := b.disks.Namespaces(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range all {
-		if err := b.addNamespace(ctx, r); err != nil {
+		if _, err := b.addNamespace(ctx, r); err != nil {
 			return nil, err
 		}
 	}

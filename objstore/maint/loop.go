@@ -95,7 +95,7 @@ func (m *Maint) round() error {
 		}
 	}
 	if t.survey || t.more {
-		errs = append(errs, m.label(m.ctx), m.unpark(m.ctx))
+		errs = append(errs, m.label(m.ctx), m.unpark(m.ctx), m.Purge(m.ctx))
 		if wait := m.settling(); wait > 0 {
 			// A disk has gone just now. It may be back in a moment: look again then.
 			m.later(wait)
@@ -164,7 +164,7 @@ func (m *Maint) settling() time.Duration {
 
 // retry looks after what is left over: queues that could not be emptied, objects that are degraded.
 func (m *Maint) retry() error {
-	if err := errors.Join(m.label(m.ctx), m.retireDead(m.ctx)); err != nil {
+	if err := errors.Join(m.label(m.ctx), m.retireDead(m.ctx), m.Purge(m.ctx)); err != nil {
 		return err
 	}
 	m.todoLater()

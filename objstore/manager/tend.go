@@ -102,6 +102,26 @@ func (m *Manager) move(ctx context.Context, o TendOptions, r NamespaceRecord) er
 	return errors.Join(err, m.sweep(ctx, o))
 }
 
+// Thaw lets namespaces be changed whose move was cut off when they were frozen, until it goes on.
+func (m *Manager) Thaw(ctx context.Context, host func(name string) (*nsm.Host, error)) error {
+	all, err := m.Namespaces(ctx)
+	errs := []error{err}
+	for _, r := range all {
+		if r.To == "" {
+			continue
+		}
+		from, err := host(r.Host)
+		if err == nil {
+			t := nsm.Transfer{From: from, Namespace: r.Number}
+			if err = t.Thaw(ctx); errors.Is(err, nsm.ErrOvertaken) {
+				err = nil // it was not frozen yet
+			}
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // thaw lets a namespace that could not be moved now be changed until the next time.
 func (m *Manager) thaw(ctx context.Context, t *nsm.Transfer, err error) error {
 	if errors.Is(err, nsm.ErrOvertaken) {
