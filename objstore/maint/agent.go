@@ -3,6 +3,7 @@ package maint
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/gabionfs/gabion/kv"
@@ -14,11 +15,39 @@ func (m *Maint) under(ctx context.Context, ns uint32) (context.Context, bool) {
 	if m.agency == nil {
 		return ctx, true
 	}
-	l, ok := m.agency.lease(ns)
-	if !ok {
-		return ctx, false
+	for _, a := range m.agencies() {
+		if l, ok := a.lease(ns); ok {
+			return nsm.WithLease(ctx, l), true
+		}
 	}
-	return nsm.WithLease(ctx, l), true
+	return ctx, false
+}
+
+// agencies returns those of all stores that were beaten in, the backend manager's first.
+func (m *Maint) agencies() []*agency {
+	m.farMu.Lock()
+	defer m.farMu.Unlock()
+	return append([]*agency{m.agency}, m.far...)
+}
+
+// agencyOf returns the agency of a store.
+func (m *Maint) agencyOf(store kv.Store) *agency {
+	for _, a := range m.agencies() {
+		if a.store == store {
+			return a
+		}
+	}
+	m.farMu.Lock()
+	defer m.farMu.Unlock()
+	a := newAgency(store, m.o.Agent, m.o.LeaseTime)
+	a.now = m.agency.now
+	m.far = append(m.far, a)
+	return a
+}
+
+// holds tells whether we have the lease on a namespace.
+func (m *Maint) holds(ns uint32) bool {
+	return slices.ContainsFunc(m.agencies(), func(a *agency) bool { return a.holds(ns) })
 }
 
 // ours tells whether a namespace is for us to maintain, or with allNamespaces the disks.
@@ -33,16 +62,25 @@ func (m *Maint) Beat(ctx context.Context) error {
 		return nil
 	}
 	numbers := []uint32{allNamespaces}
+	at := map[*agency][]uint32{m.agency: {allNamespaces}}
+	for _, a := range m.agencies() {
+		at[a] = append([]uint32{}, at[a]...) // also where nothing is left
+	}
 	before := make(map[uint32]bool)
 	for _, ns := range m.o.Namespaces() {
-		numbers = append(numbers, ns.NSM().Number())
+		n, a := ns.NSM().Number(), m.agencyOf(ns.NSM().Store())
+		numbers, at[a] = append(numbers, n), append(at[a], n)
 	}
 	for _, n := range numbers {
-		before[n] = m.agency.holds(n)
+		before[n] = m.holds(n)
 	}
-	err := m.agency.beat(ctx, numbers)
+	var errs []error
+	for a, list := range at {
+		errs = append(errs, a.beat(ctx, list))
+	}
+	err := errors.Join(errs...)
 	for _, n := range numbers {
-		switch has := m.agency.holds(n); {
+		switch has := m.holds(n); {
 		case has && !before[n]:
 			m.log.Info("maintenance lease taken", "namespace", n, "agent", m.o.Agent)
 			m.DisksChanged() // look at what came into our care
@@ -83,8 +121,10 @@ func (m *Maint) giveBack() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), giveBackPatience)
 	defer cancel()
-	if err := m.agency.release(ctx); err != nil {
-		m.log.Debug("maintenance leases run out by themselves", "error", err)
+	for _, a := range m.agencies() {
+		if err := a.release(ctx); err != nil {
+			m.log.Debug("maintenance leases run out by themselves", "error", err)
+		}
 	}
 }
 
@@ -101,16 +141,12 @@ func (m *Maint) Leases(ctx context.Context) ([]Lease, error) {
 		return nil, nil
 	}
 	var out []Lease
-	err := m.o.KV.View(ctx, kv.Pending, func(r kv.Reader) error {
-		out = nil
-		for _, ns := range m.o.Namespaces() {
-			l, err := nsm.ReadLease(r, ns.NSM().Number())
-			if err != nil {
-				return err
-			}
-			out = append(out, Lease{ns.NSM().Name(), l.Agent, l.Token})
+	for _, ns := range m.o.Namespaces() {
+		l, err := ns.NSM().Lease(ctx)
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	return out, err
+		out = append(out, Lease{ns.NSM().Name(), l.Agent, l.Token})
+	}
+	return out, nil
 }

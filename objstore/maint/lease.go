@@ -26,7 +26,8 @@ const ksAgent kv.Keyspace = "obj/agent"
 // allNamespaces is the number under which there is a lease on what belongs to no namespace: disks.
 const allNamespaces = 0
 
-// agency shares namespaces between the agents that maintain one backend.
+// agency shares the namespaces of one store between the agents that maintain one backend. The lease on a
+// namespace is beside its manifests, so that changes of these can be fenced by it.
 //
 // Each agent beats: it counts up a number in its row, several times in the time that a lease lasts. An agent
 // whose number another has not seen change for that long, by the other's own clock, is taken for dead; no
@@ -103,6 +104,12 @@ func (a *agency) beat(ctx context.Context, namespaces []uint32) error {
 			return err
 		}
 		for _, ns := range namespaces {
+			if here, err := nsm.IsSettled(tx, ns); err != nil || !here && ns != allNamespaces {
+				if err != nil {
+					return err
+				}
+				continue // the lease moves with the namespace, and must not change meanwhile
+			}
 			l, err := nsm.ReadLease(tx, ns)
 			if err != nil {
 				return err
@@ -229,6 +236,12 @@ func (a *agency) release(ctx context.Context) error {
 		}
 		tx.Delete(ksAgent, []byte(a.name))
 		for ns := range held {
+			if here, err := nsm.IsSettled(tx, ns); err != nil || !here && ns != allNamespaces {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			l, err := nsm.ReadLease(tx, ns)
 			if err != nil {
 				return err

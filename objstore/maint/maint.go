@@ -81,8 +81,10 @@ type Maint struct {
 	labels        map[labelled]string     // what is known to be on disks; only the loop looks at it
 	lookedForDead time.Time               // only the loop looks at it
 
-	agency  *agency   // nil: alone
-	started time.Time // by Options.Clock
+	agency  *agency    // of the backend manager's store; nil: alone
+	farMu   sync.Mutex // guards far; taken alone
+	far     []*agency  // of other stores
+	started time.Time  // by Options.Clock
 
 	wake chan struct{}
 	work sync.RWMutex // see the package comment

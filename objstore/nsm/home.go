@@ -118,6 +118,9 @@ type place struct {
 	changed chan struct{} // closed when it is worth to look again
 }
 
+// Store returns the store that the namespace was found in last.
+func (n *Manager) Store() kv.Store { return n.place.Load().store }
+
 // Moved says that the namespace may be to be had again, here or elsewhere: whoever waits looks again.
 func (n *Manager) Moved() {
 	p := n.place.Load()

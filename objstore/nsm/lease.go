@@ -88,6 +88,15 @@ func ReadLease(r kv.Reader, ns uint32) (LeaseRecord, error) {
 	return l, nil
 }
 
+// Lease returns who maintains the namespace.
+func (n *Manager) Lease(ctx context.Context) (l LeaseRecord, err error) {
+	err = n.view(ctx, func(r kv.Reader) error {
+		l, err = ReadLease(r, n.o.Number)
+		return err
+	})
+	return l, err
+}
+
 // WriteLease replaces the record of a namespace's lease.
 func WriteLease(tx kv.Txn, ns uint32, l LeaseRecord) error {
 	l.V = 1
