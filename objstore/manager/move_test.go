@@ -356,12 +356,17 @@ func (w *hostWorld) resume() {
 	w.past = []string{w.model()}
 }
 
+var (
+	allLosses  = []loss{{}, {from: true}, {others: true}, {true, true}}
+	someLosses = []loss{{}, {true, true}}
+)
+
 // cutEverywhere runs op in processes that are cut off after 0, 1, 2 ... updates until one is not, with and without
 // the loss of what is not durable. After each the world is opened again and tended; then after looks at it, and op is
 // done again, after which done must hold.
-func cutEverywhere(t *testing.T, hooked bool, begin, op func(*hostWorld) error, after, done func(*hostWorld)) {
+func cutEverywhere(t *testing.T, hooked bool, losses []loss, begin, op func(*hostWorld) error, after, done func(*hostWorld)) {
 	steps := 0
-	for _, lose := range []loss{{}, {from: true}, {others: true}, {true, true}} {
+	for _, lose := range losses {
 		for k := 0; ; k++ {
 			w := newHostWorld(t)
 			w.fatal(begin(w))
@@ -430,7 +435,7 @@ func TestCreationIsCutOffEverywhere(t *testing.T) {
 		}
 		return w.tend()
 	}
-	cutEverywhere(t, false, begun(), create, func(w *hostWorld) { w.check() }, func(w *hostWorld) {
+	cutEverywhere(t, false, someLosses, begun(), create, func(w *hostWorld) { w.check() }, func(w *hostWorld) {
 		if at := w.check(); at != MainHost {
 			t.Fatal(at)
 		}
@@ -463,7 +468,7 @@ func TestDeletionIsCutOffEverywhere(t *testing.T) {
 		}),
 	} {
 		t.Run(what, func(t *testing.T) {
-			cutEverywhere(t, false, before, remove, func(w *hostWorld) { w.check() }, func(w *hostWorld) {
+			cutEverywhere(t, false, someLosses, before, remove, func(w *hostWorld) { w.check() }, func(w *hostWorld) {
 				if at := w.check(); at != "" {
 					t.Fatal("it is still at", at)
 				}
@@ -496,7 +501,7 @@ func moveTo(w *hostWorld, to string) error {
 func TestMoveIsCutOffEverywhere(t *testing.T) {
 	for _, hooked := range []bool{false, true} {
 		t.Run(fmt.Sprint("changing ", hooked), func(t *testing.T) {
-			cutEverywhere(t, hooked, begun(made), func(w *hostWorld) error { return moveTo(w, "b") },
+			cutEverywhere(t, hooked, allLosses, begun(made), func(w *hostWorld) error { return moveTo(w, "b") },
 				func(w *hostWorld) { w.check(); w.resume() }, func(w *hostWorld) {
 					if at := w.check(); at != "b" {
 						t.Fatal("it is at", at)
@@ -511,7 +516,7 @@ func TestMoveIsCutOffEverywhere(t *testing.T) {
 
 // TestMoveBackIsCutOffEverywhere moves a namespace to where it came from, before that is rid of it.
 func TestMoveBackIsCutOffEverywhere(t *testing.T) {
-	cutEverywhere(t, true, begun(made, func(w *hostWorld) error { return moveTo(w, "a") }), func(w *hostWorld) error { return moveTo(w, MainHost) },
+	cutEverywhere(t, true, someLosses, begun(made, func(w *hostWorld) error { return moveTo(w, "a") }), func(w *hostWorld) error { return moveTo(w, MainHost) },
 		func(w *hostWorld) { w.check(); w.resume() }, func(w *hostWorld) {
 			if at := w.check(); at != MainHost {
 				t.Fatal("it is at", at)
