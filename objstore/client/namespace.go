@@ -10,6 +10,7 @@ import (
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/manifest"
+	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
 // Put implements objstore.Namespace.
@@ -83,3 +84,9 @@ func (s *Namespace) ReadSlices(ctx context.Context, slices []objstore.Slice) err
 func (s *Namespace) wrap(op, name string, err error) error {
 	return fmt.Errorf("objstore: %s %s/%q: %w", op, s.nsm.Name(), name, err)
 }
+
+// Sync waits until every change of the namespace so far is durable.
+func (s *Namespace) Sync(ctx context.Context) error { return s.nsm.Sync(ctx) }
+
+// Usage returns what the namespace's objects take.
+func (s *Namespace) Usage(ctx context.Context) (nsm.Usage, error) { return s.nsm.Usage(ctx) }

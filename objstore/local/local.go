@@ -25,6 +25,7 @@ import (
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/nsm"
 	"github.com/gabionfs/gabion/objstore/remote"
+	"github.com/gabionfs/gabion/objstore/stacked"
 )
 
 // PresetName is the preset of the namespaces of a local backend that do not say.
@@ -76,6 +77,9 @@ type Options struct {
 	// Remote says how to reach the disks of other processes, whose place in Dirs is asd://HOST:PORT/ID. Only its
 	// Credentials must be set.
 	Remote remote.Options
+	// Lower finds namespaces of other backends (see Backend.Lower), whose place in Dirs is backend://NAME/NAMESPACE; nil: there are
+	// none. What it has returned is used until Close.
+	Lower stacked.Finder
 	// Opener replaces the opening of ASD folders, for tests.
 	Opener Opener
 }
@@ -136,7 +140,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	b.hosts.byName, b.hosts.wake = make(map[string]*hosted), make(chan struct{}, 1)
 	o.Remote.Owner = o.Cluster
-	b.opener = anywhere{b.opener, o.Remote}
+	b.opener = anywhere{b.opener, o.Remote, b.stack()}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	var err error
 	if b.disks, err = manager.OpenIn(ctx, o.KV, o.Base, o.Logger); err != nil {

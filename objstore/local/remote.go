@@ -10,10 +10,15 @@ import (
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/remote"
+	"github.com/gabionfs/gabion/objstore/stacked"
 )
 
-// place makes a path absolute; the address of a remote disk is one already.
+// place makes a path absolute; the address of a remote disk, or of another backend's namespace, is one already.
 func place(dir string) (string, error) {
+	if stacked.IsAddress(dir) {
+		a, err := stacked.ParseAddress(dir)
+		return a.String(), err
+	}
 	if remote.IsAddress(dir) {
 		a, err := remote.ParseAddress(dir)
 		if err == nil && a.ASD.IsZero() {
@@ -32,10 +37,11 @@ func nodeOf(dev objstore.Disk, own string) string {
 	return own
 }
 
-// anywhere opens folders and remote disks.
+// anywhere opens folders, remote disks and namespaces of other backends.
 type anywhere struct {
 	folders Opener
 	o       remote.Options
+	stack   stacked.Opener
 }
 
 func (p anywhere) at(dir string) (remote.Options, asd.ID, error) {
@@ -51,6 +57,9 @@ func (p anywhere) at(dir string) (remote.Options, asd.ID, error) {
 // Holds reports as nil that a disk, and not the place for a new one, is at dir: a folder, or the address of a disk of
 // another process.
 func (b *Backend) Holds(ctx context.Context, dir string) error {
+	if stacked.IsAddress(dir) {
+		return b.stack().Holds(ctx, dir)
+	}
 	if !remote.IsAddress(dir) {
 		_, err := Inspect(dir)
 		return err
@@ -70,6 +79,9 @@ func (b *Backend) Holds(ctx context.Context, dir string) error {
 }
 
 func (p anywhere) Open(ctx context.Context, dir, want string) (string, objstore.Disk, error) {
+	if stacked.IsAddress(dir) {
+		return p.stack.Open(ctx, dir, want)
+	}
 	if !remote.IsAddress(dir) {
 		return p.folders.Open(ctx, dir, want)
 	}
@@ -88,6 +100,9 @@ func (p anywhere) Open(ctx context.Context, dir, want string) (string, objstore.
 }
 
 func (p anywhere) Claim(ctx context.Context, dir string) error {
+	if stacked.IsAddress(dir) {
+		return p.stack.Claim(ctx, dir)
+	}
 	if !remote.IsAddress(dir) {
 		return p.folders.Claim(ctx, dir)
 	}
