@@ -97,9 +97,13 @@ func (l *link) forward() {
 // capCommit keeps the leader's commit index within what the request shows to agree with the leader: the
 // entries in it and the one before them. Raft itself takes any index up to the end of its log. The leader
 // may have committed more between choosing the entries and reading the index, and this member's log may go
-// on with entries of a lost leadership: those would be applied.
+// on with entries of a lost leadership: those would be applied. A heartbeat, which needs nothing, is not
+// written to: a transport within one process passes the sender's own, who sends it again when it takes
+// this one for lost.
 func capCommit(a *raft.AppendEntriesRequest) {
-	a.LeaderCommitIndex = min(a.LeaderCommitIndex, a.PrevLogEntry+uint64(len(a.Entries)))
+	if most := a.PrevLogEntry + uint64(len(a.Entries)); a.LeaderCommitIndex > most {
+		a.LeaderCommitIndex = most
+	}
 }
 
 // stop ends forward, and waits for the heartbeats that are being answered: on the transport's goroutines, which raft does
