@@ -15,7 +15,7 @@ func TestMetadata(t *testing.T) {
 	r := &rig{t: t, policies: []objstore.Policy{p}, grace: time.Minute, fragment: 4 << 20}
 	r.begin(10)
 	defer func() { r.close() }()
-	rows, err := objbench.Metadata(ctx0, r.ns, 64<<20, r.store)
+	rows, err := objbench.Metadata(ctx0, r.ns, 64<<20, []string{"random", "text", "mixed"}, r.store)
 	r.fatal(err)
 	for _, m := range r.manifests() {
 		if len(m.Chunks) != 2 {

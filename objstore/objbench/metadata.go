@@ -48,11 +48,14 @@ func MetadataUsage(ctx context.Context, store kv.Store) (out []Usage, total int6
 var Contents = []string{"random", "text", "words", "mixed"}
 
 // Metadata puts objects of size bytes, of names of 32 bytes, and returns how many bytes of metadata there are
-// more for each, for each of Contents, in all stores together. What all objects of a namespace share, ids and
+// more for each, for each of the contents, in all stores together; nil contents are all of Contents. What all objects of a namespace share, ids and
 // counters, counts for nothing but what it grows by.
-func Metadata(ctx context.Context, ns objstore.Namespace, size int, stores ...kv.Store) ([]Row, error) {
+func Metadata(ctx context.Context, ns objstore.Namespace, size int, contents []string, stores ...kv.Store) ([]Row, error) {
+	if contents == nil {
+		contents = Contents
+	}
 	var rows []Row
-	for _, content := range Contents {
+	for _, content := range contents {
 		n, err := metadataOf(ctx, ns, content, size, stores)
 		if err != nil {
 			return rows, err

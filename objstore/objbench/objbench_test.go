@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/memkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
@@ -84,5 +85,23 @@ func TestReport(t *testing.T) {
 	}
 	for _, r := range append(rows, r...) {
 		fmt.Printf("%-60s %10.1f %s\n", r.Name, r.Value, r.Unit)
+	}
+}
+
+// TestStackedMetadata counts the rows of an object of 64 MiB in a global backend and ten local ones, for the
+// content that takes most, and stays below half of what ALBA takes.
+func TestStackedMetadata(t *testing.T) {
+	local := objstore.Policy{K: 4, M: 2, C: 6, X: 6}
+	for _, s := range objbench.Stacks(local) {
+		rows, err := objbench.StackedMetadata(context.Background(), s, 64<<20, []string{"mixed"}, func(string) (kv.Store, error) { return memkv.New(), nil })
+		if err != nil || len(rows) != 1 {
+			t.Fatal(rows, err)
+		}
+		for _, r := range rows {
+			t.Logf("%s, %s: %.0f %s, ALBA %.0f", s.Name, r.Name, r.Value, r.Unit, s.ALBA)
+			if r.Value < 500 || r.Value > s.ALBA/2 {
+				t.Errorf("%s, %s: %.0f %s", s.Name, r.Name, r.Value, r.Unit)
+			}
+		}
 	}
 }
