@@ -23,10 +23,10 @@ const exitIncomplete = 3
 func newNamespace(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "namespace",
-		Short:   "Recover, scrub and rewrite namespaces",
-		Example: "  gabion namespace list\n  gabion namespace recover\n  gabion namespace scrub user",
+		Short:   "List, move, delete, recover, scrub and rewrite namespaces",
+		Example: "  gabion namespace list\n  gabion namespace managers add second\n  gabion namespace move user --to second\n  gabion namespace recover\n  gabion namespace scrub user",
 	}
-	cmd.AddCommand(newNamespaceList(e), newNamespaceRecover(e),
+	cmd.AddCommand(newNamespaceList(e), newNamespaceManagers(e), newNamespaceMove(e), newNamespaceDelete(e), newNamespaceRecover(e),
 		newNamespaceWalk(e, "scrub", "Verify all objects of a namespace",
 			`Begin to read and verify every fragment of a namespace in the background; what is bad
 is repaired. It is also done on a schedule. A scrub that is under way begins again.`),
@@ -39,13 +39,18 @@ compression and fragment size.`))
 
 func newNamespaceList(e *env) *cobra.Command {
 	var asds []string
-	var asJSON bool
+	var asJSON, onDisks bool
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List the namespaces of which the disks hold something",
-		Long:    "List the namespaces of which the disks hold something, whatever the key-value store knows of. Nothing may run on the data directory.",
-		Example: "  gabion namespace list\n  gabion namespace list --asd /disk7/asd --json",
+		Use:   "list",
+		Short: "List the namespaces, and which namespace manager each is at",
+		Long: `List the namespaces, and which namespace manager each is at. With --on-disks, list those
+of which the disks hold something, whatever the key-value store knows of; for that,
+nothing may run on the data directory.`,
+		Example: "  gabion namespace list\n  gabion namespace list --json\n  gabion namespace list --on-disks --asd /disk7/asd",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !onDisks && len(asds) == 0 {
+				return e.listNamespaces(cmd.Context(), asJSON)
+			}
 			r, err := e.recover(cmd.Context(), node.RecoverOptions{ASDs: asds, List: true})
 			if err != nil {
 				return err
@@ -61,9 +66,33 @@ func newNamespaceList(e *env) *cobra.Command {
 			return w.Flush()
 		},
 	}
+	cmd.Flags().BoolVar(&onDisks, "on-disks", false, "what the disks hold, not what the key-value store knows")
 	cmd.Flags().StringArrayVar(&asds, "asd", nil, "`folder` or address of a disk that the key-value store does not know of (repeat)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// listNamespaces lists the namespaces that the key-value store knows.
+func (e *env) listNamespaces(ctx context.Context, asJSON bool) error {
+	return e.withClient(ctx, func(c *control.Client) error {
+		all, err := c.Namespaces(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return e.printJSON(all)
+		}
+		w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "NUMBER\tNAME\tMANAGER\tPRESET\tOBJECTS\tSIZE")
+		for _, n := range all {
+			at := n.Manager
+			if n.To != "" {
+				at += ", moving to " + n.To
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\n", n.Number, n.Name, at, n.Preset, n.Objects, size(n.Bytes))
+		}
+		return w.Flush()
+	})
 }
 
 func newNamespaceRecover(e *env) *cobra.Command {

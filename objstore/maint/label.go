@@ -60,6 +60,8 @@ func decodeLabel(b []byte) (manager.Label, error) {
 // label writes the labels of all namespaces on every disk that lacks them. Those of namespaces that the store
 // does not know stay: it may have lost them.
 func (m *Maint) label(ctx context.Context) error {
+	m.labelMu.Lock()
+	defer m.labelMu.Unlock()
 	labels, err := m.o.Disks.Labels(ctx)
 	if err != nil {
 		return err

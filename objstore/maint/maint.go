@@ -78,6 +78,7 @@ type Maint struct {
 	wg     sync.WaitGroup
 
 	degradedFrom  map[*nsm.Manager]uint64 // where the next retry begins; only the loop looks at it
+	labelMu       sync.Mutex              // held while labels are written or purged; taken alone
 	labels        map[labelled]string     // what is known to be on disks; only the loop looks at it
 	lookedForDead time.Time               // only the loop looks at it
 

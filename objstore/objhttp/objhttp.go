@@ -118,7 +118,7 @@ func (h *handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status = http.StatusForbidden
 	case errors.Is(err, objstore.ErrFull):
 		status = http.StatusInsufficientStorage
-	case errors.Is(err, objstore.ErrNoQuorum), errors.Is(err, objstore.ErrClosed):
+	case errors.Is(err, objstore.ErrNoQuorum), errors.Is(err, objstore.ErrClosed), errors.Is(err, objstore.ErrMoving):
 		status = http.StatusServiceUnavailable
 	case r.Context().Err() != nil, errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
 		return // nobody listens

@@ -36,6 +36,7 @@ var kinds = []struct {
 	{"object-read-only", objstore.ErrReadOnly, http.StatusForbidden},
 	{"object-locked", objstore.ErrLocked, http.StatusForbidden},
 	{"object-wrong-key", objstore.ErrWrongKey, http.StatusForbidden},
+	{"object-moving", objstore.ErrMoving, http.StatusServiceUnavailable},
 	{"object-closed", objstore.ErrClosed, http.StatusServiceUnavailable},
 	{"unsupported", errors.ErrUnsupported, http.StatusNotImplemented},
 	{"canceled", context.Canceled, http.StatusServiceUnavailable},

@@ -2,6 +2,7 @@
 //
 //	DIR/format        what the directory is: magic, version, cluster, disks, policies (below)
 //	DIR/kv/           the key-value store, unless it is on a cluster
+//	DIR/managers/     the stores of further namespace managers, by name
 //	DIR/cluster.pem   then how to reach that cluster: a copy of the client's bundle
 //	DIR/identity.pem  what is shown to the servers of disks of other processes, if not that bundle
 //	DIR/asd-NN/       the disks that were made inside the directory
@@ -62,6 +63,9 @@ type Dir struct {
 
 // KV is the directory of the key-value store.
 func (d *Dir) KV() string { return filepath.Join(d.Path, "kv") }
+
+// Manager is the directory of the store of a namespace manager.
+func (d *Dir) Manager(name string) string { return filepath.Join(d.Path, "managers", name) }
 
 // Bundle is the file that says how to reach the cluster that Config.Remote is about.
 func (d *Dir) Bundle() string { return filepath.Join(d.Path, bundleName) }
@@ -211,7 +215,7 @@ func (d *Dir) Abandon() error {
 func (d *Dir) Close() error { return d.lock.Close() }
 
 // made matches the names that a creation makes, but for the format file.
-var made = regexp.MustCompile(`^(kv|asd-[0-9]{2}|control\.sock|format\.new|(cluster|identity)\.pem(\.new)?|keyring(\.new)?)$`)
+var made = regexp.MustCompile(`^(kv|managers|asd-[0-9]{2}|control\.sock|format\.new|(cluster|identity)\.pem(\.new)?|keyring(\.new)?)$`)
 
 // clear removes what a creation makes. Only called while nothing was stored yet.
 func (d *Dir) clear() error {

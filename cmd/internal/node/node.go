@@ -40,13 +40,14 @@ type Options struct {
 
 // Node is an open data directory. Safe for concurrent use.
 type Node struct {
-	o       Options
-	dir     *datadir.Dir
-	kv      Store
-	objects *local.Backend
-	content objstore.Namespace // of the volume
-	volume  *volume.Volume     // nil: it is locked
-	session fs.FS              // for our own questions
+	o        Options
+	dir      *datadir.Dir
+	kv       Store
+	objects  *local.Backend
+	managers managerStores
+	content  objstore.Namespace // of the volume
+	volume   *volume.Volume     // nil: it is locked
+	session  fs.FS              // for our own questions
 }
 
 // Open opens every layer over d, which stays the caller's. While d is being created, so are they.
@@ -85,6 +86,8 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	if lo.Keys, err = keyOptions(d, o); err != nil {
 		return nil, err
 	}
+	n.managers.main, n.managers.dir, n.managers.o = n.kv, d.Manager, n.o
+	lo.Stores = n.managers.Open
 	if creating {
 		lo.Policies = d.Config.Policies
 		if o.Secret != nil {
@@ -110,7 +113,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 }
 
 // Failed returns why the node cannot go on, or nil.
-func (n *Node) Failed() error { return n.kv.Err() }
+func (n *Node) Failed() error { return errors.Join(n.kv.Err(), n.managers.Err()) }
 
 // empty reports whether dir is missing or has no entries.
 func empty(dir string) bool {

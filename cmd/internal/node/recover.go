@@ -121,6 +121,8 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 	if lo.Remote.Credentials, err = Credentials(d); err != nil {
 		return out, err
 	}
+	stores := managerStores{main: store, dir: d.Manager, o: no}
+	lo.Stores, lo.Anew = stores.Open, !o.List
 	if lo.Keys, err = keyOptions(d, no); err != nil {
 		return out, err
 	}
