@@ -74,6 +74,11 @@ func (b *Backend) openHosts(ctx context.Context) error {
 	if err := b.disks.Deliver(ctx, b.host); err != nil && !errors.Is(err, nsm.ErrBusy) {
 		return err
 	}
+	if b.o.Anew {
+		if err := b.disks.Restore(ctx, b.host); err != nil {
+			return err
+		}
+	}
 	return b.disks.Thaw(ctx, b.host)
 }
 

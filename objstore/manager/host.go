@@ -87,7 +87,7 @@ func (m *Manager) Join(ctx context.Context, name string, h *nsm.Host, anew bool)
 	applied, err := h.Claim(ctx, r.Owner, !r.Ready, h.Store() == m.store)
 	lost := errors.Is(err, nsm.ErrLost)
 	if lost && anew {
-		applied, err = h.Claim(ctx, r.Owner, true, false)
+		applied, err = h.Claim(ctx, r.Owner, true, h.Store() == m.store)
 	}
 	if err != nil {
 		return fmt.Errorf("namespace manager %q: %w", name, err)

@@ -69,6 +69,38 @@ func (m *Manager) FinishMove(ctx context.Context, was NamespaceRecord) (r Namesp
 	return r, err
 }
 
+// Restore has namespaces made again at namespace managers that have lost that they are there, for what is recovered
+// of them.
+func (m *Manager) Restore(ctx context.Context, host func(name string) (*nsm.Host, error)) error {
+	if err := m.Deliver(ctx, host); err != nil {
+		return err
+	}
+	all, err := m.Namespaces(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range all {
+		h, err := host(r.Host)
+		if err != nil {
+			return err
+		}
+		if s, err := h.State(ctx, r.Number); err != nil || s != nsm.Absent {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		err = m.store.Update(ctx, kv.Durable, func(tx kv.Txn) error {
+			_, err := post(tx, r.Host, envelope{Kind: nsm.KindCreate, Namespace: r.Number})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return m.Deliver(ctx, host)
+}
+
 // PurgeRecord says that what a disk holds of a namespace is to be deleted.
 type PurgeRecord struct {
 	V         int             `json:"v"`

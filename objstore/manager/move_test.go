@@ -641,4 +641,14 @@ func TestLostStoreIsMadeAnew(t *testing.T) {
 	}
 	w.names = map[string]seen{}
 	w.change()
+
+	// Only the rows that say where it is are lost.
+	w.fatal(w.stores["a"].Update(context.Background(), kv.Durable, func(tx kv.Txn) error {
+		tx.Delete("obj/home", []byte{0, 0, 0, 1})
+		return nil
+	}))
+	w.fatal(w.m.Restore(context.Background(), w.host))
+	if at := w.check(); at != "a" {
+		t.Fatal(at)
+	}
 }
