@@ -12,8 +12,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gabionfs/gabion/cmd/internal/control"
+	"github.com/gabionfs/gabion/cmd/internal/daemon"
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/cmd/internal/node"
+	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/maint"
 )
 
@@ -51,7 +53,7 @@ nothing may run on the data directory.`,
 			if !onDisks && len(asds) == 0 {
 				return e.listNamespaces(cmd.Context(), asJSON)
 			}
-			r, err := e.recover(cmd.Context(), node.RecoverOptions{ASDs: asds, List: true})
+			r, err := e.recover(cmd.Context(), node.RecoverOptions{ASDs: asds, List: true}, nil)
 			if err != nil {
 				return err
 			}
@@ -97,6 +99,7 @@ func (e *env) listNamespaces(ctx context.Context, asJSON bool) error {
 
 func newNamespaceRecover(e *env) *cobra.Command {
 	var o node.RecoverOptions
+	var f claimFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "recover [NAME...]",
@@ -118,8 +121,12 @@ A filesystem's directories and files are rows of the key-value store: keep backu
 ("gabion kv backup"), restore the latest, and run this. Without one, the content of its
 files comes back in namespace fs.lost, and "gabion up" makes a new filesystem.
 
+When the data directory itself is lost, a new one is made around the disks: give all of
+them with --asd. What is encrypted needs nothing but its key file or passphrase then,
+at the next "gabion up": the disks have copies of the keyring, which that opens.
+
 Exit codes: 0 done, 3 done, and of some uploads too few fragments are left, 1 failed.`,
-		Example: "  gabion namespace recover\n  gabion namespace recover user --json\n  gabion namespace recover --asd /disk7/asd --asd /disk8/asd",
+		Example: "  gabion namespace recover\n  gabion namespace recover user --json\n  gabion namespace recover --asd /disk7/asd --asd /disk8/asd\n  gabion namespace recover --data new --asd asd://10.0.0.1:7100/0123456789abcdef0123456789abcdef --identity home.pem",
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Names = args
@@ -129,7 +136,7 @@ Exit codes: 0 done, 3 done, and of some uploads too few fragments are left, 1 fa
 			if !asJSON {
 				o.Done = e.printRecovered
 			}
-			r, err := e.recover(cmd.Context(), o)
+			r, err := e.recover(cmd.Context(), o, &f)
 			e.endProgress()
 			if asJSON && len(r.Namespaces)+len(r.Found) > 0 {
 				err = errors.Join(err, e.printJSON(r))
@@ -149,6 +156,7 @@ Exit codes: 0 done, 3 done, and of some uploads too few fragments are left, 1 fa
 		},
 	}
 	cmd.Flags().StringArrayVar(&o.ASDs, "asd", nil, "`folder` or address of a disk that the key-value store does not know of (repeat)")
+	f.add(cmd)
 	cmd.Flags().BoolVar(&o.Everything, "everything", false, "also what the store knows to be deleted, as far as it is still on the disks")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -181,8 +189,9 @@ func newNamespaceWalk(e *env, kind, short, long string) *cobra.Command {
 	return cmd
 }
 
-// recover runs node.Recover on the data directory, on which nothing may run.
-func (e *env) recover(ctx context.Context, o node.RecoverOptions) (_ node.Recovery, err error) {
+// recover runs node.Recover on the data directory, on which nothing may run. With f, which says how servers of disks are
+// reached, one is made when there is none.
+func (e *env) recover(ctx context.Context, o node.RecoverOptions, f *claimFlags) (_ node.Recovery, err error) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	for i, dir := range o.ASDs {
@@ -198,12 +207,54 @@ func (e *env) recover(ctx context.Context, o node.RecoverOptions) (_ node.Recove
 		return node.Recovery{}, err
 	}
 	d, err := datadir.Open(e.data)
+	if errors.Is(err, datadir.ErrAbsent) && f != nil && len(o.ASDs) > 0 {
+		d, err = f.makeAround(ctx, e, o.ASDs)
+	}
 	if err != nil {
 		return node.Recovery{}, e.explain(err)
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
 	o.Logger = slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return node.Recover(ctx, d, o)
+}
+
+// makeAround makes a data directory for disks whose own is lost. They must all belong to one filesystem.
+func (f *claimFlags) makeAround(ctx context.Context, e *env, disks []string) (*datadir.Dir, error) {
+	c := datadir.NewConfig()
+	c.ASDs, c.Policies, c.Cluster = disks, objstore.DefaultPolicies(len(disks)), ""
+	for _, place := range disks {
+		list, err := f.show(ctx, e, place)
+		if err != nil {
+			return nil, err
+		}
+		if len(list) != 1 || list[0].Owner == "" {
+			return nil, fmt.Errorf("%s: it belongs to no filesystem", place)
+		}
+		if c.Cluster != "" && c.Cluster != list[0].Owner {
+			return nil, fmt.Errorf("%s belongs to filesystem %s, and %s to %s: give the disks of one", disks[0], c.Cluster, place, list[0].Owner)
+		}
+		c.Cluster = list[0].Owner
+	}
+	d, err := datadir.Create(e.data, c)
+	if err != nil {
+		return nil, err
+	}
+	if f.identity != "" {
+		b, err := daemon.ReadIdentity(f.identity)
+		if err == nil {
+			var raw []byte
+			if raw, err = b.Marshal(); err == nil {
+				err = d.WriteIdentity(raw)
+			}
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("--identity: %w", err), d.Abandon())
+		}
+	}
+	if err := d.Finish(); err != nil {
+		return nil, errors.Join(err, d.Abandon())
+	}
+	return d, nil
 }
 
 func (e *env) printRecovered(r maint.Recovered) {

@@ -126,6 +126,9 @@ func (e *env) printStatus(s control.Status) error {
 	}
 	row("maintenance", "%s; %d waiting", now, m.Left)
 	row("", "%d healed, %d fragments rebuilt (%s), %d deleted, %d bad, %d errors", m.Healed, m.Rebuilt, size(m.Bytes), m.Deleted+m.Collected, m.Bad, m.Errors)
+	if m.Scrubbed+m.NoPlace+m.Obsolete > 0 {
+		row("", "%d fragments scrubbed; %d have no place, %d wait to be deleted", m.Scrubbed, m.NoPlace, m.Obsolete)
+	}
 	if m.Moved+m.Rewritten > 0 {
 		row("", "%d fragments moved to emptier disks (%s), %d objects rewritten", m.Moved, size(m.MovedSize), m.Rewritten)
 	}

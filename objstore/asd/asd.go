@@ -219,7 +219,7 @@ func (a *ASD) Close() error {
 		}
 	}
 	a.abandon()
-	return err
+	return errors.Join(err, a.tidy())
 }
 
 // abandon closes what is open without writing anything.

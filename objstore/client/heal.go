@@ -50,12 +50,13 @@ func (s *Namespace) Heal(ctx context.Context, name string, o HealOptions) (Heale
 		o.Spend = func(context.Context, int) error { return nil }
 	}
 	var errs []error
+	var wrote []nsm.Location
 	for i := range m.Chunks {
-		errs = append(errs, s.healChunk(ctx, name, m, i, o, &h))
+		errs = append(errs, s.healChunk(ctx, name, m, i, o, &h, &wrote))
 	}
 	if err := errors.Join(errs...); err != nil {
-		if _, gone := s.nsm.Fetch(ctx, name); errors.Is(gone, objstore.ErrNotFound) {
-			return h, nil
+		if gone, err := s.discardGone(ctx, name, m.ID, wrote); gone {
+			return h, err
 		}
 		return h, s.wrap("heal", name, err)
 	}
@@ -71,9 +72,9 @@ func (s *Namespace) Heal(ctx context.Context, name string, o HealOptions) (Heale
 
 // healChunk heals one chunk of an object. When that fails and somebody else has changed the chunk meanwhile, be it
 // another repair, a move, or a fragment that landed late, then what is there now decides.
-func (s *Namespace) healChunk(ctx context.Context, name string, m *manifest.Manifest, index int, o HealOptions, h *Healed) error {
+func (s *Namespace) healChunk(ctx context.Context, name string, m *manifest.Manifest, index int, o HealOptions, h *Healed, wrote *[]nsm.Location) error {
 	for noPlace := h.NoPlace; ; h.NoPlace = noPlace {
-		c := &chunkHeal{s: s, o: o, h: h, name: name, m: m, index: index, c: &m.Chunks[index]}
+		c := &chunkHeal{s: s, o: o, h: h, wrote: wrote, name: name, m: m, index: index, c: &m.Chunks[index]}
 		err := c.run(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -84,6 +85,20 @@ func (s *Namespace) healChunk(ctx context.Context, name string, m *manifest.Mani
 		}
 		m = now
 	}
+}
+
+// discardGone tells whether an object is gone. What was written for it meanwhile is queued for deletion then: the
+// deletion of the object did not know of it, and k such fragments would bring the object back in a recovery.
+func (s *Namespace) discardGone(ctx context.Context, name string, id uint64, wrote []nsm.Location) (gone bool, err error) {
+	now, err := s.nsm.Fetch(ctx, name)
+	if !errors.Is(err, objstore.ErrNotFound) && (err != nil || now.ID == id) {
+		return false, nil
+	}
+	if err := s.nsm.Abandon(context.WithoutCancel(ctx), nsm.Upload{ID: id}, wrote); err != nil {
+		return true, s.wrap("discard fragments of", name, err)
+	}
+	s.c.o.Trouble.Obsolete(s.nsm)
+	return true, nil
 }
 
 func ignoreNotFound(err error) error {
@@ -124,6 +139,7 @@ type chunkHeal struct {
 	s     *Namespace
 	o     HealOptions
 	h     *Healed
+	wrote *[]nsm.Location // fragments that were written, or may have been
 	name  string
 	m     *manifest.Manifest
 	index int
@@ -355,6 +371,7 @@ func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) (manifest
 	info := (&manifest.Recovery{Name: c.name, ID: c.m.ID, Size: c.m.Size, Compression: c.m.Compression, Seal: c.m.Seal,
 		Chunks: len(c.m.Chunks), Offset: c.offset(), Chunk: *c.c}).Encode(nil)
 	data := c.shards[i]
+	*c.wrote = append(*c.wrote, nsm.Location{Disk: d.ID(), Key: key})
 	err := c.do(ctx, d, func(dev objstore.Disk) error { return dev.PutFragment(ctx, key, info, data, sums) })
 	if err != nil {
 		return f, fmt.Errorf("fragment %v to disk %d: %w", key, d.ID(), err)
@@ -379,6 +396,7 @@ func (c *chunkHeal) offset() (off int64) {
 	return off
 }
 
+// errChanged says that somebody else has healed an object meanwhile, or moved a part of it.
 var errChanged = errors.New("the manifest has changed meanwhile")
 
 // change replaces fragments in the manifest if they are still as they were when they were looked at.

@@ -8,6 +8,7 @@ import (
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
 	"github.com/gabionfs/gabion/objstore/manager"
 	"github.com/gabionfs/gabion/objstore/manifest"
+	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
 // Move moves fragments of an object from one disk to others, by the same steps as Heal: each is read, compared
@@ -24,13 +25,14 @@ func (s *Namespace) Move(ctx context.Context, name string, from objstore.DiskID,
 		o.Spend = func(context.Context, int) error { return nil }
 	}
 	var errs []error
+	var wrote []nsm.Location
 	for i := range m.Chunks {
-		c := &chunkHeal{s: s, o: o, h: &h, name: name, m: m, index: i, c: &m.Chunks[i]}
+		c := &chunkHeal{s: s, o: o, h: &h, wrote: &wrote, name: name, m: m, index: i, c: &m.Chunks[i]}
 		errs = append(errs, c.move(ctx, from, to))
 	}
 	if err := errors.Join(errs...); err != nil {
-		if _, gone := s.nsm.Fetch(ctx, name); errors.Is(gone, objstore.ErrNotFound) {
-			return h, nil
+		if gone, err := s.discardGone(ctx, name, m.ID, wrote); gone {
+			return h, err
 		}
 		return h, s.wrap("move", name, err)
 	}

@@ -180,6 +180,33 @@ func (b *Backend) Usage(ctx context.Context) (nsm.Usage, error) {
 // Progress returns what maintenance does.
 func (b *Backend) Progress() maint.Progress { return b.maint.Progress() }
 
+// maxWaiting bounds how far Waiting counts.
+const maxWaiting = 10000
+
+// Waiting counts the fragments that are to be deleted from disks and are there still, up to some: those whose turn has
+// not come, and those on disks that are away.
+func (b *Backend) Waiting(ctx context.Context) (n int64, err error) {
+	for _, ns := range b.list() {
+		list, err := ns.NSM().Obsoletes(ctx, 0, maxWaiting)
+		if err != nil {
+			return n, err
+		}
+		for _, o := range list {
+			n += int64(len(o.At))
+		}
+	}
+	for _, store := range b.stores() {
+		for _, d := range b.disks.Disks() {
+			list, err := nsm.Parked(ctx, store, d.ID(), maxWaiting)
+			if err != nil {
+				return n, err
+			}
+			n += int64(len(list))
+		}
+	}
+	return n, nil
+}
+
 // Check looks whether everything is as it should be, and changes nothing. See maint.Check.
 func (b *Backend) Check(ctx context.Context, o maint.CheckOptions, report func(maint.Problem)) (maint.CheckResult, error) {
 	return b.maint.Check(ctx, o, report)

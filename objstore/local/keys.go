@@ -8,6 +8,7 @@ import (
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/client"
 	"github.com/gabionfs/gabion/objstore/crypt"
+	"github.com/gabionfs/gabion/objstore/maint"
 )
 
 // KeyOptions are about encryption. The zero value is a backend that is locked: what is encrypted in it can be
@@ -19,8 +20,30 @@ type KeyOptions struct {
 	Create bool
 	// Restore is a copy of the keyring, for when the store has lost it; nil: there is none.
 	Restore []byte
-	// Save keeps a copy of the keyring; it is called when it is made and with each change. nil: nobody does.
+	// Save keeps a copy of the keyring beside those on the disks; it is called when it is made and with each change.
+	// nil: nobody does.
 	Save func(ring []byte) error
+}
+
+// FindKeyring has the store take the newest copy of the keyring that is on the disks, if it has none. It reports
+// whether there was one. What is written from then on is encrypted, as before the keyring was lost.
+func (b *Backend) FindKeyring(ctx context.Context) (found bool, err error) {
+	if _, err := b.disks.Keyring(ctx); !errors.Is(err, objstore.ErrNotFound) {
+		return false, err
+	}
+	_, ring := maint.Keyring(ctx, b.disks)
+	if ring == nil {
+		return false, nil
+	}
+	if err := b.disks.RestoreKeyring(ctx, ring); err != nil {
+		return false, err
+	}
+	if b.o.Keys.Save != nil {
+		if err := b.o.Keys.Save(ring); err != nil {
+			return false, err
+		}
+	}
+	return true, b.disks.EncryptUnused(ctx, PresetName)
 }
 
 // unlock opens the keyring.
@@ -31,15 +54,27 @@ func (b *Backend) unlock(ctx context.Context) error {
 			return fmt.Errorf("restore the keyring: %w", err)
 		}
 	}
-	if o.Save != nil {
-		if err := b.disks.OnKeyring(ctx, o.Save); err != nil {
-			return err
+	// What there is now maintenance brings to the disks; changes are there before anybody relies on them.
+	changes := false
+	err := b.disks.OnKeyring(ctx, func(ring []byte) error {
+		if o.Save != nil {
+			if err := o.Save(ring); err != nil {
+				return err
+			}
 		}
+		if !changes {
+			return nil
+		}
+		return b.maint.Label(context.Background())
+	})
+	if err != nil {
+		return err
 	}
+	changes = true
 	if o.Secret == nil {
 		return nil
 	}
-	err := b.disks.Unlock(ctx, *o.Secret, o.Create)
+	err = b.disks.Unlock(ctx, *o.Secret, o.Create)
 	if errors.Is(err, objstore.ErrNotFound) {
 		return nil // nothing is encrypted here
 	}

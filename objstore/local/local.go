@@ -167,15 +167,15 @@ func (b *Backend) start(ctx context.Context) error {
 	if err := b.preset(ctx); err != nil {
 		return err
 	}
-	if err := b.unlock(ctx); err != nil {
-		return err
-	}
 	if err := b.openHosts(ctx); err != nil {
 		return err
 	}
 	mo := b.o.Maintenance
 	mo.KV, mo.Disks, mo.Namespaces, mo.Stores, mo.Logger = b.o.KV, b.disks, b.list, b.stores, b.log
 	b.maint = maint.New(mo)
+	if err := b.unlock(ctx); err != nil {
+		return err
+	}
 	co := b.o.Client
 	co.Disks, co.Trouble, co.Reclaim, co.Logger = b.disks, b.maint, b.maint.Reclaim, b.log
 	co.Fragments, co.CacheReads, co.CacheWrites = b.fragments, b.o.Cache.Reads, b.o.Cache.Writes
@@ -273,7 +273,8 @@ func (b *Backend) addNamespace(ctx context.Context, r manager.NamespaceRecord) (
 	return ns, nil
 }
 
-// Namespace returns the namespace of that name, and creates it when there is none.
+// Namespace returns the namespace of that name, and creates it when there is none: then its label is on the disks
+// before it is returned, so that it keeps its name when the store is lost.
 func (b *Backend) Namespace(ctx context.Context, name string) (objstore.Namespace, error) {
 	return b.namespace(ctx, name, PresetName)
 }
@@ -284,7 +285,10 @@ func (b *Backend) namespace(ctx context.Context, name, preset string) (objstore.
 	ns := b.namespaces[name]
 	b.mu.Unlock()
 	if ns != nil {
-		return ns, nil
+		if b.o.NoMaint || b.maint.Labelled(ns.NSM().Number()) {
+			return ns, nil
+		}
+		return ns, b.maint.Label(ctx) // it may have been made by a process that ended before it had
 	}
 	p, err := b.disks.Preset(ctx, preset)
 	if err == nil {
@@ -295,6 +299,9 @@ func (b *Backend) namespace(ctx context.Context, name, preset string) (objstore.
 	}
 	r, err := b.disks.Namespace(ctx, name, preset)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.maint.Label(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.disks.Deliver(ctx, b.host); err != nil {

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
@@ -24,6 +26,9 @@ const (
 	labelMagic = "GL\x01"
 	maxLabel   = 1 << 20
 )
+
+// isLabel tells labels of namespaces from what else is in namespace 0.
+func isLabel(k objstore.FragmentKey) bool { return k == labelKey(uint32(k.Object)) }
 
 func labelKey(ns uint32) objstore.FragmentKey { return objstore.FragmentKey{Object: uint64(ns)} }
 
@@ -57,50 +62,112 @@ func decodeLabel(b []byte) (manager.Label, error) {
 	return l, nil
 }
 
-// label writes the labels of all namespaces on every disk that lacks them. Those of namespaces that the store
-// does not know stay: it may have lost them.
-func (m *Maint) label(ctx context.Context) error {
-	m.labelMu.Lock()
-	defer m.labelMu.Unlock()
-	labels, err := m.o.Disks.Labels(ctx)
+// Label writes the labels of all namespaces, and the keyring, on every disk that lacks them and takes anything; those
+// that nobody knows stay: the store may have lost them. It is done before a namespace is used, and again when disks
+// come. A disk that fails is left to later; the error is that of none having taken everything.
+func (m *Maint) Label(ctx context.Context) error {
+	took, err := m.label(ctx)
+	if took > 0 {
+		if err != nil {
+			m.log.Warn("some disks lack labels for now", "error", err)
+		}
+		return nil
+	}
+	return err
+}
+
+// Labelled tells whether this process knows that the label of a namespace is on disks.
+func (m *Maint) Labelled(ns uint32) bool {
+	m.labelling.Lock()
+	defer m.labelling.Unlock()
+	return m.namesOnDisks[ns]
+}
+
+// label is Label that says how many disks have everything, and what went wrong at others.
+func (m *Maint) label(ctx context.Context) (took int, err error) {
+	m.labelling.Lock()
+	defer m.labelling.Unlock()
+	want, err := m.wanted(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	var errs []error
+	var disks []*manager.Disk
 	for _, d := range m.o.Disks.Disks() {
-		if !d.Writable() {
-			continue
-		}
-		for _, l := range labels {
-			want := encodeLabel(l)
-			at := labelled{d.ASD(), l.Number}
-			if m.labels[at] == string(want) {
-				continue
-			}
-			if err := m.writeLabel(ctx, d, labelKey(l.Number), want); err != nil {
-				errs = append(errs, fmt.Errorf("label of namespace %s to disk %d: %w", l.Name, d.ID(), err))
-				break
-			}
-			m.labels[at] = string(want)
+		if d.Writable() {
+			disks = append(disks, d)
 		}
 	}
-	return errors.Join(errs...)
+	errs := make([]error, len(disks))
+	had := make([]map[objstore.FragmentKey]string, len(disks))
+	var wg sync.WaitGroup
+	for i, d := range disks {
+		is := maps.Clone(m.labels[d.ASD()])
+		if is == nil {
+			is = make(map[objstore.FragmentKey]string)
+		}
+		had[i] = is
+		wg.Go(func() {
+			for _, l := range want {
+				if is[l.key] == l.content {
+					continue
+				}
+				if err := m.writeLabel(ctx, d, l); err != nil {
+					errs[i] = fmt.Errorf("%s to disk %d: %w", l.what, d.ID(), err)
+					return
+				}
+				is[l.key] = l.content
+			}
+		})
+	}
+	wg.Wait()
+	for i, d := range disks {
+		m.labels[d.ASD()] = had[i]
+		if errs[i] == nil {
+			took++
+		}
+	}
+	for _, l := range want {
+		if took > 0 && l.key != keyringKey {
+			m.namesOnDisks[uint32(l.key.Object)] = true
+		}
+	}
+	return took, errors.Join(errs...)
 }
 
-// labelled is a disk and a namespace.
-type labelled struct {
-	asd string
-	ns  uint32
+// label is what is to be on every disk under a key.
+type label struct {
+	key     objstore.FragmentKey
+	content string
+	what    string // for people
 }
 
-func (m *Maint) writeLabel(ctx context.Context, d *manager.Disk, key objstore.FragmentKey, want []byte) error {
+// wanted returns the labels as they are now, least number first, and the keyring before them.
+func (m *Maint) wanted(ctx context.Context) (out []label, err error) {
+	ring, err := m.o.Disks.Keyring(ctx)
+	if err == nil {
+		content, err := m.nextKeyring(ctx, ring.Encode())
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, label{keyringKey, string(content), "keyring"})
+	} else if !errors.Is(err, objstore.ErrNotFound) {
+		return nil, err
+	}
+	labels, err := m.o.Disks.Labels(ctx)
+	for _, l := range labels {
+		out = append(out, label{labelKey(l.Number), string(encodeLabel(l)), "label of namespace " + l.Name})
+	}
+	return out, err
+}
+
+func (m *Maint) writeLabel(ctx context.Context, d *manager.Disk, l label) error {
 	err := d.Do(ctx, func(dev objstore.Disk) error {
-		if is, err := readLabel(ctx, dev, key); err == nil && string(is) == string(want) {
+		if is, err := readLabel(ctx, dev, l.key); err == nil && string(is) == l.content {
 			return nil
 		}
-		b := bufpool.Alloc((len(want) + bufpool.Align - 1) / bufpool.Align * bufpool.Align)[:len(want)]
-		copy(b, want)
-		return dev.PutFragment(ctx, key, nil, b, crc.Blocks(nil, b))
+		b := bufpool.Alloc((len(l.content) + bufpool.Align - 1) / bufpool.Align * bufpool.Align)[:len(l.content)]
+		copy(b, l.content)
+		return dev.PutFragment(ctx, l.key, nil, b, crc.Blocks(nil, b))
 	})
 	m.o.Disks.Observe(d, err)
 	return err
@@ -178,6 +245,9 @@ func namespacesOn(ctx context.Context, dev objstore.Disk) (numbers []uint32, lab
 		return nil, nil, err
 	}
 	for _, k := range keys {
+		if !isLabel(k) {
+			continue
+		}
 		b, err := readLabel(ctx, dev, k)
 		var l manager.Label
 		if err == nil {

@@ -40,11 +40,11 @@ func TestLabels(t *testing.T) {
 	rec, err := r.mgr.Namespace(ctx0, "mine", "small")
 	r.fatal(err)
 	r.down(5)
-	r.fatal(r.m.label(ctx0))
+	r.fatal(r.m.Label(ctx0))
 	r.fatal(r.mgr.PutPreset(ctx0, objstore.Preset{Name: "small", Policies: []objstore.Policy{{K: 1, M: 1, C: 2, X: 2}}, FragmentSize: 8 << 10}))
-	r.fatal(r.m.label(ctx0))
+	r.fatal(r.m.Label(ctx0))
 	r.attach(5)
-	r.fatal(r.m.label(ctx0))
+	r.fatal(r.m.Label(ctx0))
 	for i, d := range r.disks {
 		if k := d.Keys(); len(k) != 1 || k[0] != labelKey(rec.Number) {
 			t.Fatalf("disk %d has %v", i+1, k)

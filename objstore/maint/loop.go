@@ -95,7 +95,8 @@ func (m *Maint) round() error {
 		}
 	}
 	if t.survey || t.more {
-		errs = append(errs, m.label(m.ctx), m.unpark(m.ctx), m.Purge(m.ctx))
+		_, err := m.label(m.ctx)
+		errs = append(errs, err, m.unpark(m.ctx), m.Purge(m.ctx))
 		if wait := m.settling(); wait > 0 {
 			// A disk has gone just now. It may be back in a moment: look again then.
 			m.later(wait)
@@ -164,16 +165,16 @@ func (m *Maint) settling() time.Duration {
 
 // retry looks after what is left over: queues that could not be emptied, objects that are degraded.
 func (m *Maint) retry() error {
-	if err := errors.Join(m.label(m.ctx), m.retireDead(m.ctx), m.Purge(m.ctx)); err != nil {
-		return err
-	}
+	_, err := m.label(m.ctx)
+	errs := []error{err, m.retireDead(m.ctx), m.unpark(m.ctx), m.Purge(m.ctx)} // a disk that is up may not have answered
 	m.todoLater()
 	for _, ns := range m.o.Namespaces() {
 		m.Obsolete(ns.NSM())
 		// Some at a time: those that cannot be healed must not keep others from their turn.
 		names, last, err := ns.NSM().Degraded(m.ctx, m.degradedFrom[ns.NSM()], maxTodo/2)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		if len(names) == 0 {
 			last = 0
@@ -183,5 +184,5 @@ func (m *Maint) retry() error {
 			m.Degraded(ns.NSM(), name)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

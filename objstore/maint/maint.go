@@ -78,8 +78,6 @@ type Maint struct {
 	wg     sync.WaitGroup
 
 	degradedFrom  map[*nsm.Manager]uint64 // where the next retry begins; only the loop looks at it
-	labelMu       sync.Mutex              // held while labels are written or purged; taken alone
-	labels        map[labelled]string     // what is known to be on disks; only the loop looks at it
 	lookedForDead time.Time               // only the loop looks at it
 
 	agency  *agency    // of the backend manager's store; nil: alone
@@ -89,6 +87,11 @@ type Maint struct {
 
 	wake chan struct{}
 	work sync.RWMutex // see the package comment
+
+	labelling    sync.Mutex                                 // held while labels are written; guards what follows
+	labels       map[string]map[objstore.FragmentKey]string // what is known to be on disks, by ASD
+	namesOnDisks map[uint32]bool                            // namespaces whose labels are on one disk at least
+	keyring      []byte                                     // the copy that is to be on the disks
 
 	mu   sync.Mutex // guards what follows
 	todo todo
@@ -142,7 +145,7 @@ func New(o Options) *Maint {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &Maint{o: o, log: o.Logger, spend: newLimiter(o.Rate), degradedFrom: make(map[*nsm.Manager]uint64),
-		labels: make(map[labelled]string), wake: make(chan struct{}, 1)}
+		labels: make(map[string]map[objstore.FragmentKey]string), namesOnDisks: make(map[uint32]bool), wake: make(chan struct{}, 1)}
 	m.ctx, m.cancel = context.WithCancel(objstore.Background(context.Background()))
 	m.started = o.Clock()
 	if o.Agent != "" {
@@ -186,10 +189,9 @@ func (m *Maint) Degraded(ns *nsm.Manager, name string) {
 
 // Bad implements client.Trouble.
 func (m *Maint) Bad(ns *nsm.Manager, name string, key objstore.FragmentKey, disk objstore.DiskID, err error) {
-	m.log.Warn("bad fragment", "namespace", ns.Name(), "object", name, "fragment", key.String(), "disk", disk, "error", err)
+	m.seenBad(ns, name, key, disk, err)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.prog.BadSeen++
 	if len(m.todo.bad) >= maxTodo {
 		m.todo.more = true
 		return
@@ -200,6 +202,11 @@ func (m *Maint) Bad(ns *nsm.Manager, name string, key objstore.FragmentKey, disk
 	}
 	m.todo.bad[o][key] = true
 	m.nudge()
+}
+
+func (m *Maint) seenBad(ns *nsm.Manager, name string, key objstore.FragmentKey, disk objstore.DiskID, err error) {
+	m.log.Warn("bad fragment", "namespace", ns.Name(), "object", name, "fragment", key.String(), "disk", disk, "error", err)
+	m.note(func(p *Progress) { p.BadSeen++ })
 }
 
 // Obsolete implements client.Trouble.

@@ -16,8 +16,8 @@ func (m *Maint) Purge(ctx context.Context) error {
 	if !m.ours(allNamespaces) {
 		return nil
 	}
-	m.labelMu.Lock() // whoever labels now may not have heard of the deletion
-	defer m.labelMu.Unlock()
+	m.labelling.Lock() // whoever labels now may not have heard of the deletion
+	defer m.labelling.Unlock()
 	all, err := m.o.Disks.Purges(ctx)
 	errs := []error{err}
 	for _, p := range all {

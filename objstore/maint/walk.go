@@ -220,11 +220,17 @@ func (m *Maint) stepWalk(ctx context.Context, ns *client.Namespace, w Walk) erro
 func (m *Maint) visit(ctx context.Context, ns *client.Namespace, kind, name string, mf *manifest.Manifest) (changed bool, err error) {
 	n := ns.NSM()
 	if kind == WalkScrub {
+		bad := make(map[objstore.FragmentKey]bool)
 		_, err := m.verify(ctx, n, mf, func(chunk, fragment int, err error) {
-			changed = true
-			m.Bad(n, name, mf.Key(n.Number(), chunk, fragment), mf.Chunks[chunk].Fragments[fragment].Disk, err)
+			key := mf.Key(n.Number(), chunk, fragment)
+			bad[key] = true
+			m.seenBad(n, name, key, mf.Chunks[chunk].Fragments[fragment].Disk, err)
 		})
-		return changed, err
+		// At once, and not by the queue: that is urgent, so that the walk would end at every object.
+		if err == nil && len(bad) > 0 {
+			err = m.heal(ctx, object{n, name}, bad)
+		}
+		return len(bad) > 0, err
 	}
 	m.work.RLock()
 	defer m.work.RUnlock()

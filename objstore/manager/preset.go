@@ -108,6 +108,33 @@ func (m *Manager) PutPreset(ctx context.Context, p objstore.Preset) error {
 	return err
 }
 
+// EncryptUnused makes a preset encrypt that no namespace uses.
+func (m *Manager) EncryptUnused(ctx context.Context, name string) error {
+	return m.store.Update(ctx, kv.Durable, func(tx kv.Txn) error {
+		var r presetRecord
+		b, err := tx.Get(ksPreset, []byte(name))
+		if err == nil {
+			err = r.decode(b)
+		}
+		if err != nil {
+			return notFound("preset", name, err)
+		}
+		used, bad := false, error(nil)
+		err = tx.Range(ksNamespace, kv.Range{}, func(_, value []byte) bool {
+			var n NamespaceRecord
+			bad = decode(value, &n)
+			used = used || n.Preset == name
+			return bad == nil && !used
+		})
+		if err = errors.Join(err, bad); err != nil || used {
+			return err
+		}
+		r.Preset.Encryption = objstore.EncryptAES
+		tx.Put(ksPreset, []byte(name), encode(r))
+		return nil
+	})
+}
+
 // changePreset writes what change makes of a preset, nil for none, as the version after it.
 func (m *Manager) changePreset(ctx context.Context, name string, change func(*objstore.Preset) (objstore.Preset, error)) (objstore.Preset, error) {
 	var p objstore.Preset

@@ -83,6 +83,9 @@ func Start(t testing.TB, o Options) *Gabion {
 
 var readyLine = regexp.MustCompile(`^ready: mount=(\S+) dav=(\S+) data=(\S+)$`)
 
+// SetArgs are the further arguments of the next starts.
+func (g *Gabion) SetArgs(args ...string) { g.o.Args = args }
+
 // Up starts the process and waits until it is ready.
 func (g *Gabion) Up() {
 	g.t.Helper()

@@ -1,8 +1,11 @@
 package harness
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -27,11 +30,16 @@ type Status struct {
 		Degraded []Safety `json:"degraded"`
 	} `json:"objects"`
 	Maintenance struct {
-		Task   string `json:"task"`
-		Left   int64  `json:"left"`
-		Healed int64  `json:"healed"`
-		Bad    int64  `json:"bad"`
-		Errors int64  `json:"errors"`
+		Task     string `json:"task"`
+		Left     int64  `json:"left"`
+		Healed   int64  `json:"healed"`
+		Bad      int64  `json:"bad"`
+		Moved    int64  `json:"moved"`
+		Errors   int64  `json:"errors"`
+		Obsolete int64  `json:"obsolete"`
+		Walks    []struct {
+			Ended string `json:"ended"` // "" while it is under way
+		} `json:"walks"`
 	} `json:"maintenance"`
 }
 
@@ -47,6 +55,7 @@ type Disk struct {
 	ID    string `json:"id"`
 	Dir   string `json:"dir"`
 	State string `json:"state"`
+	Total int64  `json:"total"`
 	Used  int64  `json:"used"`
 	Free  int64  `json:"free"`
 }
@@ -148,4 +157,42 @@ func (g *Gabion) PeakRSS() int64 {
 	}
 	g.t.Fatalf("no VmHWM in /proc/%d/status", g.PID())
 	return 0
+}
+
+// Peek is Status without a process of its own for it, to be asked often. It reports false when nobody answers.
+func (g *Gabion) Peek() (s Status, ok bool) {
+	c := http.Client{Timeout: Patience(time.Minute), Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dir, err := os.Open(g.Data)
+			if err != nil {
+				return nil, err
+			}
+			defer dir.Close()
+			// A socket's path must be short, the data directory's need not be.
+			return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/control.sock", dir.Fd()))
+		}}}
+	a, err := c.Get("http://gabion/v1/status")
+	if err != nil {
+		return s, false
+	}
+	defer a.Body.Close()
+	return s, a.StatusCode == http.StatusOK && json.NewDecoder(a.Body).Decode(&s) == nil
+}
+
+// WaitStatus waits until the status is as cond wants it.
+func (g *Gabion) WaitStatus(limit time.Duration, what string, cond func(Status) bool) {
+	g.t.Helper()
+	var s Status
+	var ok bool
+	for end := time.Now().Add(Patience(limit)); ; time.Sleep(250 * time.Millisecond) {
+		if s, ok = g.Peek(); ok && cond(s) {
+			return
+		}
+		if time.Now().After(end) {
+			g.t.Fatalf("waited %v in vain for: %s: %v, %+v", Patience(limit), what, ok, s)
+		}
+		if !g.Running() {
+			g.t.Fatalf("gabion has ended while waiting for: %s", what)
+		}
+	}
 }

@@ -7,12 +7,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,84 +19,6 @@ import (
 func TestMain(m *testing.M) { harness.Main(m, nil) }
 
 const limit = time.Minute // of whatever should take a moment
-
-var (
-	served = regexp.MustCompile(`(?m)^disk (asd://(\S+)/[0-9a-f]{32}) in (\S+): (\S+)`)
-	ready  = regexp.MustCompile(`(?m)^ready: asd=(\S+) node=anna cluster=[0-9a-f]{32}$`)
-)
-
-// gabion runs a command and returns what it printed.
-func gabion(t testing.TB, args ...string) (out string, ok bool) {
-	t.Helper()
-	raw, err := exec.Command(harness.Binary(t), args...).CombinedOutput()
-	return string(raw), err == nil
-}
-
-func must(t testing.TB, args ...string) string {
-	t.Helper()
-	out, ok := gabion(t, args...)
-	if !ok {
-		t.Fatalf("gabion %s: %s", strings.Join(args, " "), out)
-	}
-	return out
-}
-
-// cluster makes the identity of a node, which serves and asks for disks.
-func cluster(t testing.TB) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "anna")
-	must(t, "cluster", "init", "--data", dir, "--id", "anna", "--listen", "127.0.0.1:0")
-	return dir
-}
-
-// server is a `gabion asd serve`.
-type server struct {
-	t        testing.TB
-	identity string
-	address  string // which stays over restarts
-	dirs     []string
-	child    *harness.Child
-	places   []string
-}
-
-// serve starts a server on an address that no other process has: one of the many of the loopback network, so that
-// nobody takes it while the server is down.
-func serve(t testing.TB, identity string, dirs ...string) *server {
-	t.Helper()
-	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
-	s := &server{t: t, identity: identity, dirs: dirs, address: host + ":0"}
-	s.start()
-	return s
-}
-
-func (s *server) start() {
-	s.t.Helper()
-	args := []string{"asd", "serve", "--identity", s.identity, "--listen", s.address, "--capacity", "512MiB"}
-	for _, d := range s.dirs {
-		args = append(args, "--dir", d)
-	}
-	s.child = harness.Go(s.t, "asd serve", exec.Command(harness.Binary(s.t), args...))
-	harness.WaitFor(s.t, limit, "the server to be ready", func() bool {
-		select {
-		case <-s.child.Ended():
-			s.t.Fatalf("the server has ended: %s", s.child.Output())
-		default:
-		}
-		return ready.MatchString(s.child.Output())
-	})
-	s.places = nil
-	for _, m := range served.FindAllStringSubmatch(s.child.Output(), -1) {
-		s.places, s.address = append(s.places, m[1]), m[2]
-	}
-	if len(s.places) != len(s.dirs) {
-		s.t.Fatalf("it serves %v:\n%s", s.places, s.child.Output())
-	}
-}
-
-func (s *server) kill() {
-	s.child.Kill()
-	<-s.child.Ended()
-}
 
 // files are read and written over WebDAV, while disks come and go.
 type files struct {
@@ -209,15 +128,15 @@ func bytesOf(r *rand.Rand, n int) []byte {
 // starts it again, and kills another one then.
 func TestKilledServer(t *testing.T) {
 	seed := harness.Seed(t)
-	identity := cluster(t)
+	identity := harness.Identity(t)
 	base := t.TempDir()
 	dir := func(n int) string { return filepath.Join(base, fmt.Sprint("disk", n)) }
-	servers := []*server{
-		serve(t, identity, dir(0), dir(1)), serve(t, identity, dir(2), dir(3)), serve(t, identity, dir(4)), serve(t, identity, dir(5)),
+	servers := []*harness.DiskServer{
+		harness.ServeDisks(t, identity, dir(0), dir(1)), harness.ServeDisks(t, identity, dir(2), dir(3)), harness.ServeDisks(t, identity, dir(4)), harness.ServeDisks(t, identity, dir(5)),
 	}
-	o := harness.Options{NoMount: true, Args: []string{"--identity", identity, "--asd", "asd://" + servers[0].address}}
+	o := harness.Options{NoMount: true, Args: []string{"--identity", identity, "--asd", "asd://" + servers[0].Address}}
 	for _, s := range servers[1:] {
-		for _, p := range s.places {
+		for _, p := range s.Places {
 			o.Args = append(o.Args, "--asd", p)
 		}
 	}
@@ -245,7 +164,7 @@ func TestKilledServer(t *testing.T) {
 	}
 	used := func() (sum int64) {
 		for _, d := range g.Status().Disks {
-			if strings.HasPrefix(d.Dir, "asd://"+servers[0].address) {
+			if strings.HasPrefix(d.Dir, "asd://"+servers[0].Address) {
 				sum += d.Used
 			}
 		}
@@ -253,11 +172,11 @@ func TestKilledServer(t *testing.T) {
 	}
 
 	stop := f.load(t, seed)
-	servers[0].kill()
+	servers[0].Kill()
 	f.checkAll(t)
 	harness.WaitFor(t, limit, "two disks to be out of use", up(4))
 	f.checkAll(t)
-	servers[0].start()
+	servers[0].Start()
 	harness.WaitFor(t, limit, "the disks to be back", up(6))
 	before := used()
 	harness.WaitFor(t, limit, "the disks to be written to", func() bool { return used() != before })
@@ -265,14 +184,14 @@ func TestKilledServer(t *testing.T) {
 	f.checkAll(t)
 	g.WaitHealth("ok", limit)
 
-	servers[1].kill()
+	servers[1].Kill()
 	harness.WaitFor(t, limit, "two other disks to be out of use", up(4))
 	f.checkAll(t)
-	servers[1].start()
+	servers[1].Start()
 	harness.WaitFor(t, limit, "those disks to be back", up(6))
 	// The data directory remembers where the disks are, and what to show to them.
 	g.Stop()
-	o.Args = nil
+	g.SetArgs()
 	g.Up()
 	f.url = g.DAV
 	f.checkAll(t)
@@ -280,54 +199,51 @@ func TestKilledServer(t *testing.T) {
 	g.Clean()
 	g.Stop()
 	for _, s := range servers {
-		s.child.Signal(syscall.SIGTERM)
-		if out, err := s.child.Wait(limit); err != nil {
-			t.Errorf("asd serve after SIGTERM: %v\n%s", err, out)
-		}
+		s.Stop()
 	}
 }
 
 // TestClaims gives disks to one filesystem, has another one refused, and releases them.
 func TestClaims(t *testing.T) {
-	identity := cluster(t)
+	identity := harness.Identity(t)
 	base := t.TempDir()
-	s := serve(t, identity, filepath.Join(base, "a"), filepath.Join(base, "b"), filepath.Join(base, "c"))
-	server := "asd://" + s.address
+	s := harness.ServeDisks(t, identity, filepath.Join(base, "a"), filepath.Join(base, "b"), filepath.Join(base, "c"))
+	server := "asd://" + s.Address
 	show := func() (list []struct{ Place, ASD, Owner, State string }) {
 		t.Helper()
-		if err := json.Unmarshal([]byte(must(t, "asd", "show", server, "--identity", identity, "--json")), &list); err != nil {
+		if err := json.Unmarshal([]byte(harness.Must(t, "asd", "show", server, "--identity", identity, "--json")), &list); err != nil {
 			t.Fatal(err)
 		}
 		return list
 	}
-	if l := show(); len(l) != 3 || l[0].State != "unclaimed" || l[0].Owner != "" || l[0].Place != s.places[0] {
+	if l := show(); len(l) != 3 || l[0].State != "unclaimed" || l[0].Owner != "" || l[0].Place != s.Places[0] {
 		t.Fatal(l)
 	}
 	g := harness.Start(t, harness.Options{NoMount: true, ASDs: 1})
-	must(t, "asd", "claim", s.places[0], "--data", g.Data, "--identity", identity)
+	harness.Must(t, "asd", "claim", s.Places[0], "--data", g.Data, "--identity", identity)
 	owner := show()[0].Owner
 	if l := show(); len(owner) != 32 || l[0].State != "ready" || l[1].State != "unclaimed" {
 		t.Fatal(l)
 	}
 	other := strings.Repeat("9", 32)
 	for _, args := range [][]string{
-		{"claim", s.places[0], "--owner", other}, {"claim", s.places[0], "--owner", owner}, {"release", s.places[0], "--owner", other, "--wipe"},
+		{"claim", s.Places[0], "--owner", other}, {"claim", s.Places[0], "--owner", owner}, {"release", s.Places[0], "--owner", other, "--wipe"},
 	} {
-		if out, ok := gabion(t, append(append([]string{"asd"}, args...), "--identity", identity)...); ok || !strings.Contains(out, owner) {
+		if out, ok := harness.Run(t, append(append([]string{"asd"}, args...), "--identity", identity)...); ok || !strings.Contains(out, owner) {
 			t.Errorf("%v: %s", args, out)
 		}
 	}
 	// A filesystem that cannot be made gives back what it has claimed.
 	data := filepath.Join(base, "data")
-	out, ok := gabion(t, "up", "--data", data, "--dav", "127.0.0.1:0", "--identity", identity, "--asd", s.places[1], "--asd", s.places[0])
+	out, ok := harness.Run(t, "up", "--data", data, "--dav", "127.0.0.1:0", "--identity", identity, "--asd", s.Places[1], "--asd", s.Places[0])
 	if ok || !strings.Contains(out, owner) {
 		t.Errorf("up on another's disk: %s", out)
 	}
 	if l := show(); l[1].State != "unclaimed" {
 		t.Fatal(l)
 	}
-	must(t, "asd", "release", s.places[0], "--data", g.Data, "--identity", identity)
-	if l := show(); l[0].State != "unclaimed" || l[0].Place == s.places[0] {
+	harness.Must(t, "asd", "release", s.Places[0], "--data", g.Data, "--identity", identity)
+	if l := show(); l[0].State != "unclaimed" || l[0].Place == s.Places[0] {
 		t.Fatal(l)
 	}
 }

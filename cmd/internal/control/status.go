@@ -105,6 +105,7 @@ type Maintenance struct {
 	Rebuilt   int64  `json:"rebuilt"`   // fragments
 	Bytes     int64  `json:"bytes"`     // written for it
 	Deleted   int64  `json:"deleted"`   // obsolete fragments
+	Obsolete  int64  `json:"obsolete"`  // fragments that wait to be deleted, up to some ten thousand
 	Collected int64  `json:"collected"` // fragments that were garbage
 	Scrubbed  int64  `json:"scrubbed"`  // fragments
 	Bad       int64  `json:"bad"`       // fragments that failed their checksum

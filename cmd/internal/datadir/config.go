@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -31,6 +32,9 @@ const (
 // MaxASDs is the largest number of disks of one data directory.
 const MaxASDs = 64
 
+// maxAdded bounds the disks that are added later.
+const maxAdded = 4096
+
 // State of a data directory.
 type State string
 
@@ -40,14 +44,18 @@ const (
 )
 
 // Config is what the format file keeps: how the directory was made. Which disks there are today is in
-// the key-value store, which Remote names when it is not in the directory.
+// the key-value store, which Remote names when it is not in the directory; Added is a copy.
 type Config struct {
 	State    State             `json:"state"`
 	Cluster  string            `json:"cluster"` // 32 hex digits, chosen at random
 	Created  time.Time         `json:"created"`
-	ASDs     []string          `json:"asds"` // folders of the first disks, relative to the directory when inside it, or their addresses
+	ASDs     []string          `json:"asds"`            // folders of the first disks, relative to the directory when inside it, or their addresses
+	Added    []string          `json:"added,omitempty"` // disks of today that are not among those, for when the key-value store is lost
 	Policies []objstore.Policy `json:"policies"`
-	Remote   *Remote           `json:"remote,omitempty"`
+	// Recovering: the key-value store is a new one in the place of one that was lost, and not all is in it yet that is to
+	// be recovered from the disks.
+	Recovering bool    `json:"recovering,omitempty"`
+	Remote     *Remote `json:"remote,omitempty"`
 }
 
 // Remote is the store of a cluster that holds the metadata of a data directory's filesystem.
@@ -80,7 +88,10 @@ func (c *Config) validate() error {
 		return fmt.Errorf("%d disks, 1 to %d are allowed", n, MaxASDs)
 	}
 	seen := make(map[string]bool)
-	for _, a := range c.ASDs {
+	if n := len(c.Added); n > maxAdded {
+		return fmt.Errorf("%d disks were added, at most %d are allowed", n, maxAdded)
+	}
+	for _, a := range slices.Concat(c.ASDs, c.Added) {
 		if remote.IsAddress(a) {
 			if at, err := remote.ParseAddress(a); err != nil || at.ASD.IsZero() {
 				return fmt.Errorf("bad address of a disk %q", a)
@@ -130,7 +141,7 @@ func (c *Config) clone() Config {
 		r := *c.Remote
 		n.Remote = &r
 	}
-	n.ASDs = append([]string(nil), c.ASDs...)
+	n.ASDs, n.Added = slices.Clone(c.ASDs), slices.Clone(c.Added)
 	n.Policies = append([]objstore.Policy(nil), c.Policies...)
 	return n
 }

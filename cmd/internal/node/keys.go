@@ -36,13 +36,21 @@ func (n *Node) openVolume(ctx context.Context, o volume.Options) error {
 	case errors.Is(err, objstore.ErrLocked) && n.o.Quiet:
 		return nil
 	case errors.Is(err, objstore.ErrLocked):
-		return fmt.Errorf("the filesystem is encrypted: give --key-file or --passphrase-file, as when it was made: %w", err)
+		return explainLocked(err)
 	case err != nil:
 		return fmt.Errorf("open the filesystem: %w", err)
 	}
 	n.volume = v
 	n.session = v.Session(nil)
 	return nil
+}
+
+// explainLocked says what to do about objstore.ErrLocked.
+func explainLocked(err error) error {
+	if !errors.Is(err, objstore.ErrLocked) {
+		return err
+	}
+	return fmt.Errorf("the filesystem is encrypted: give --key-file or --passphrase-file, as when it was made: %w", err)
 }
 
 // Keys tells how things are with encryption.

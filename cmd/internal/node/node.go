@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/fs"
@@ -48,6 +49,7 @@ type Node struct {
 	content  objstore.Namespace // of the volume
 	volume   *volume.Volume     // nil: it is locked
 	session  fs.FS              // for our own questions
+	noting   sync.Mutex         // held while the data directory is told of disks
 }
 
 // Open opens every layer over d, which stays the caller's. While d is being created, so are they.
@@ -102,8 +104,13 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	if n.objects, err = local.Open(ctx, lo); err != nil {
 		return nil, err
 	}
+	if d.Config.State == datadir.Ready {
+		if err := n.noteDisks(); err != nil {
+			return nil, err
+		}
+	}
 	if n.content, err = n.objects.Namespace(ctx, volumeNamespace); err != nil {
-		return nil, err
+		return nil, explainLocked(err)
 	}
 	err = n.openVolume(ctx, volume.Options{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Capacity: n.capacity, Logger: o.Logger})
 	if err != nil {

@@ -56,7 +56,7 @@ func addDisks(ctx context.Context, d *datadir.Dir, objects *local.Backend, o Rec
 	for _, s := range objects.Disks() {
 		known[s.Dir] = true
 	}
-	for _, f := range d.Config.ASDs {
+	for _, f := range slices.Concat(d.Config.ASDs, d.Config.Added) {
 		dir := d.Resolve(f)
 		if known[dir] {
 			continue
@@ -94,12 +94,15 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 	if d.Config.State != datadir.Ready {
 		return out, errors.New("the data directory holds nothing yet")
 	}
-	out.StoreLost = d.Config.Remote == nil && empty(d.KV())
+	out.StoreLost = d.Config.Remote == nil && (d.Config.Recovering || empty(d.KV()))
 	if out.StoreLost && o.List {
 		return out, errors.New("the key-value store is gone: recovering makes a new one, and lists what it finds")
 	}
 	no := Options{Logger: o.Logger, Quiet: true}
 	if out.StoreLost {
+		if err := d.Update(func(c *datadir.Config) { c.Recovering = true }); err != nil {
+			return out, err
+		}
 		no.Store = func(ctx context.Context) (Store, error) {
 			s, err := raftkv.Open(ctx, raftkv.Options{Dir: d.KV(), Logger: o.Logger})
 			if err != nil {
@@ -140,6 +143,9 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 	if err := addDisks(ctx, d, objects, o, &out); err != nil {
 		return out, err
 	}
+	if _, err := objects.FindKeyring(ctx); err != nil {
+		return out, fmt.Errorf("the keyring on the disks: %w", err)
+	}
 	labels, err := objects.Found(ctx)
 	if err != nil {
 		return out, err
@@ -161,5 +167,10 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 	}
 	list, err := objects.Recover(ctx, ro)
 	out.Namespaces = append(out.Namespaces, list...)
+	if err == nil && out.StoreLost {
+		if err = store.Sync(ctx); err == nil {
+			err = d.Update(func(c *datadir.Config) { c.Recovering = false })
+		}
+	}
 	return out, err
 }

@@ -117,8 +117,11 @@ func (n *Node) maintenance(ctx context.Context, s *control.Status) error {
 		Deleted: p.Deleted, Collected: p.Collected, Scrubbed: p.Scrubbed, Bad: p.BadSeen, NoPlace: p.NoPlace,
 		Errors: p.Errors, LastError: p.LastError, Rewritten: p.Rewritten, Moved: p.Moved, MovedSize: p.MovedBytes,
 	}
-	walks, err := n.walks(ctx)
-	s.Maintenance.Walks = walks
+	var err error
+	if s.Maintenance.Obsolete, err = n.objects.Waiting(ctx); err != nil {
+		return err
+	}
+	s.Maintenance.Walks, err = n.walks(ctx)
 	return err
 }
 

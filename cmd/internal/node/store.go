@@ -46,8 +46,11 @@ func openStore(ctx context.Context, d *datadir.Dir, o Options) (Store, error) {
 	if d.Config.Remote != nil {
 		return openRemote(ctx, d, o)
 	}
+	if d.Config.Recovering {
+		return nil, fmt.Errorf("the key-value store in %s was lost, and its recovery is not finished: run `gabion namespace recover` again", d.KV())
+	}
 	if d.Config.State != datadir.Creating && empty(d.KV()) {
-		return nil, fmt.Errorf("the key-value store in %s is gone: without it the fragments on the disks cannot be told apart", d.KV())
+		return nil, fmt.Errorf("the key-value store in %s is gone: without it the fragments on the disks cannot be told apart; restore a backup, or bring back what the disks have with `gabion namespace recover`", d.KV())
 	}
 	s, err := raftkv.Open(ctx, raftkv.Options{Dir: d.KV(), Logger: o.Logger})
 	if err != nil {
