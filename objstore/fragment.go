@@ -121,6 +121,7 @@ type DiskStat struct {
 
 	// What a disk of this process also tells; zero where it is not known.
 	Garbage       int64   // bytes of deleted fragments whose space is not back yet
+	Compacted     int64   // bytes copied since the disk was opened, to bring it back
 	Reads, Writes OpTimes // of fragments, since the disk was opened, without those of maintenance
 }
 

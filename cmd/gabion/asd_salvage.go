@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -182,94 +181,4 @@ func (r *salvageReport) print(e *env) error {
 	}
 	_, err := fmt.Fprintf(e.out, "disk %s: %d records of %s are intact in %d segments; %s\n", r.ASD, r.Records, size(r.Bytes), r.Segments, state)
 	return err
-}
-
-func newASDCompact(e *env) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "compact FOLDER",
-		Short: "Bring the space of deleted records of a stopped disk back",
-		Long: `Compact a disk that nothing uses, as far as it pays, most garbage first. It needs no
-more room than one segment. A disk in use is compacted by the process that uses it.`,
-		Example: "  gabion asd compact /disk7/asd",
-		Args:    exactArgs("one folder", 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			before, after, err := compactDisk(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return e.printJSON(map[string]int64{"used_before": before.Used, "used": after.Used,
-					"garbage_before": before.Garbage, "garbage": after.Garbage, "segments_compacted": after.Compactions})
-			}
-			_, err = fmt.Fprintf(e.out, "%s used, %s before; %s of it garbage, %s before\n",
-				size(after.Used), size(before.Used), size(after.Garbage), size(before.Garbage))
-			return err
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
-}
-
-func compactDisk(ctx context.Context, dir string) (before, after asd.Stat, err error) {
-	a, err := asd.Open(ctx, dir, asd.Options{Compaction: asd.Compaction{Mode: asd.CompactManual}})
-	if err != nil {
-		return before, after, err
-	}
-	before = a.Stat()
-	if err := a.Compact(ctx); err != nil {
-		a.Close()
-		return before, after, err
-	}
-	after = a.Stat()
-	return before, after, a.Close()
-}
-
-// diskStat is what `asd stat --json` prints. Sizes are bytes.
-type diskStat struct {
-	ASD          string  `json:"asd"`
-	Cluster      string  `json:"cluster"`
-	Capacity     int64   `json:"capacity"`
-	Used         int64   `json:"used"`
-	Free         int64   `json:"free"`
-	Live         int64   `json:"live"`
-	Garbage      int64   `json:"garbage"`
-	GarbageRatio float64 `json:"garbage_ratio"`
-	Records      int64   `json:"records"`
-	Segments     int     `json:"segments"`
-	Pooled       int     `json:"pooled_segments"`
-	Index        int64   `json:"index"`
-}
-
-func newASDStat(e *env) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "stat FOLDER",
-		Short:   "Show what a stopped disk holds, and how much of it is garbage",
-		Long:    "Show what a disk that nothing uses holds, and how much of it is garbage.",
-		Example: "  gabion asd stat /disk7/asd --json",
-		Args:    exactArgs("one folder", 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := asd.Open(cmd.Context(), args[0], asd.Options{Compaction: asd.Compaction{Mode: asd.CompactManual}})
-			if err != nil {
-				return err
-			}
-			id, st := a.Identity(), a.Stat()
-			if err := a.Close(); err != nil {
-				return err
-			}
-			out := diskStat{ASD: id.ASD.String(), Cluster: id.Cluster.String(), Capacity: st.Capacity, Used: st.Used, Free: st.Free,
-				Live: st.Live, Garbage: st.Garbage, GarbageRatio: st.GarbageRatio(), Records: st.Records,
-				Segments: st.Segments, Pooled: st.Pooled, Index: st.IndexBytes}
-			if asJSON {
-				return e.printJSON(out)
-			}
-			_, err = fmt.Fprintf(e.out, "disk %s of cluster %s\n%d records, %s in %d segments; %s of garbage (%.0f%%)\n%s used, %s of it index; %s free\n",
-				out.ASD, out.Cluster, out.Records, size(out.Live), out.Segments, size(out.Garbage), 100*out.GarbageRatio,
-				size(out.Used), size(out.Index), size(out.Free))
-			return err
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
 }

@@ -39,6 +39,7 @@ type asdServeFlags struct {
 	identity          string
 	clients           []string
 	capacity          string
+	compaction        compactionFlags
 	level             string
 }
 
@@ -66,7 +67,7 @@ of a node does not hear of clients that were revoked. A node serves disks by its
 SIGINT or SIGTERM finishes what is under way, closes the disks and exits 0.`,
 		Example: `  gabion asd serve --dir /disk1 --dir /disk2 --listen 10.0.0.1:7100 --identity n1
   gabion up --data fs --asd asd://10.0.0.1:7100 --identity home.pem --mount /mnt`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), e) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), e, cmd.Flags().Changed) },
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
@@ -76,6 +77,7 @@ SIGINT or SIGTERM finishes what is under way, closes the disks and exits 0.`,
 	fl.StringVar(&f.identity, "identity", "", "`directory` of a node, or its file node.pem")
 	fl.StringArrayVar(&f.clients, "client", nil, "`name` of a client that may connect; repeat it (default: all)")
 	fl.StringVar(&f.capacity, "capacity", "0", "`size` of each disk (default: that of its filesystem)")
+	f.compaction.add(cmd)
 	fl.StringVar(&f.level, "log-level", "warn", "debug, info, warn or error")
 	return cmd
 }
@@ -124,8 +126,12 @@ func folders(flag string, dirs []string) ([]string, error) {
 	return out, nil
 }
 
-func (f *asdServeFlags) run(ctx context.Context, e *env) (err error) {
+func (f *asdServeFlags) run(ctx context.Context, e *env, changed func(string) bool) (err error) {
 	level, capacity, err := f.check()
+	if err != nil {
+		return err
+	}
+	compaction, err := f.compaction.options(changed)
 	if err != nil {
 		return err
 	}
@@ -144,7 +150,7 @@ func (f *asdServeFlags) run(ctx context.Context, e *env) (err error) {
 	defer l.Close()
 	ctx, stop := interruptible(ctx, e)
 	defer stop()
-	host, err := local.OpenHost(ctx, local.HostOptions{Dirs: f.dirs, Capacity: capacity, Logger: log})
+	host, err := local.OpenHost(ctx, local.HostOptions{Dirs: f.dirs, Capacity: capacity, Compaction: compaction, Logger: log})
 	if err != nil {
 		return err
 	}

@@ -129,6 +129,9 @@ func (e *env) printStatus(s control.Status) error {
 	if m.Scrubbed+m.NoPlace+m.Obsolete > 0 {
 		row("", "%d fragments scrubbed; %d have no place, %d wait to be deleted", m.Scrubbed, m.NoPlace, m.Obsolete)
 	}
+	if m.Garbage+m.Compacted > 0 {
+		row("", "%s of garbage on the disks; %s copied to compact them", size(m.Garbage), size(m.Compacted))
+	}
 	if m.Moved+m.Rewritten > 0 {
 		row("", "%d fragments moved to emptier disks (%s), %d objects rewritten", m.Moved, size(m.MovedSize), m.Rewritten)
 	}

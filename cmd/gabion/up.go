@@ -35,6 +35,7 @@ type upFlags struct {
 	steal        bool
 	secret       secretFlags
 	cache        cacheFlags
+	compaction   compactionFlags
 }
 
 func newUp(e *env) *cobra.Command {
@@ -80,6 +81,10 @@ fast one as well, up to --cache-size, and serves again after a restart. Of disks
 processes something is kept in memory without it. It is only a copy: it may be lost or
 damaged, and the folder may be removed while nothing runs.
 
+What was deleted takes space on a disk until that is compacted: whenever it pays, or
+with --compaction scheduled between two times of the day, or with manual only by "gabion
+asd compact". A disk that is full is compacted all the same.
+
 A policy is k,m,c,x: k data and m parity fragments, a write is acknowledged once
 c are durable, at most x on one node. Repeat --policy for fallbacks, best first.`,
 		Example: `  gabion up --mount /mnt/gabion
@@ -113,6 +118,7 @@ c are durable, at most x on one node. Repeat --policy for fallbacks, best first.
 	fl.BoolVar(&f.steal, "steal", false, "take the store from whoever holds it, who loses what was not fsynced")
 	f.secret.add(cmd)
 	f.cache.add(cmd)
+	f.compaction.add(cmd)
 	fl.BoolVar(&f.allowOther, "allow-other", false, "let other users use the mount (as root the default)")
 	fl.BoolVar(&f.noAllowOther, "no-allow-other", false, "keep other users out of the mount")
 	fl.StringVar(&f.memory, "memory", "400MiB", "soft `limit` of the process's heap")
@@ -175,6 +181,9 @@ func (f *upFlags) options(e *env, changed func(string) bool) (daemon.Options, er
 	}
 	o.Secret = secret
 	if o.Cache, err = f.cache.options(changed); err != nil {
+		return o, err
+	}
+	if o.Compaction, err = f.compaction.options(changed); err != nil {
 		return o, err
 	}
 	if changed("mount") && f.mount == "" {

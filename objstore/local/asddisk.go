@@ -119,7 +119,7 @@ func (d asdDisk) Stat(context.Context) (objstore.DiskStat, error) {
 	st := d.a.Stat()
 	return objstore.DiskStat{Total: st.Capacity, Used: st.Live, Free: st.Free, Own: st.Own, Fragments: st.Records,
 		Full: st.Free < fullBelow, Device: st.Device,
-		Garbage: st.Garbage, Reads: opTimes(st.ReadTime), Writes: opTimes(st.ApplyTime)}, nil
+		Garbage: st.Garbage, Compacted: st.BytesCompacted, Reads: opTimes(st.ReadTime), Writes: opTimes(st.ApplyTime)}, nil
 }
 
 func opTimes(l asd.Latency) objstore.OpTimes {

@@ -22,6 +22,8 @@ type HostOptions struct {
 	Dirs []string
 	// Capacity bounds the bytes of each ASD; 0 means its filesystem.
 	Capacity int64
+	// Compaction of the ASDs.
+	Compaction asd.Compaction
 	// Logger gets what an operator should know; nil discards it.
 	Logger *slog.Logger
 }
@@ -55,7 +57,7 @@ func OpenHost(ctx context.Context, o HostOptions) (*Host, error) {
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
-	h.open = asd.Options{Capacity: o.Capacity, Logger: h.log, Cache: h.cache, Buffers: &asd.BufferPool{}}
+	h.open = asd.Options{Capacity: o.Capacity, Compaction: o.Compaction, Logger: h.log, Cache: h.cache, Buffers: &asd.BufferPool{}}
 	errs := make([]error, len(o.Dirs))
 	var wg sync.WaitGroup
 	for i, dir := range o.Dirs {

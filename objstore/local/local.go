@@ -60,6 +60,8 @@ type Options struct {
 	Keys       KeyOptions
 	// Capacity bounds the bytes of each ASD; 0 means its filesystem.
 	Capacity int64
+	// Compaction of the ASDs of this process.
+	Compaction asd.Compaction
 	// Node names this machine; "" means "local".
 	Node string
 	// Logger gets what an operator should know; nil discards it.
@@ -135,7 +137,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	b := &Backend{o: o, log: o.Logger, opener: o.Opener, namespaces: make(map[string]*client.Namespace)}
 	if b.opener == nil {
 		b.cache = asd.NewIndexCache(indexCache)
-		b.opener = asdOpener{asd.Options{Cluster: o.Cluster, Capacity: o.Capacity, Logger: o.Logger,
+		b.opener = asdOpener{asd.Options{Cluster: o.Cluster, Capacity: o.Capacity, Compaction: o.Compaction, Logger: o.Logger,
 			Cache: b.cache, Buffers: &asd.BufferPool{}}}
 	}
 	b.hosts.byName, b.hosts.wake = make(map[string]*hosted), make(chan struct{}, 1)

@@ -43,6 +43,7 @@ func Handler(b Backend) http.Handler {
 	servePresets(mux, b)
 	serveWalks(mux, b)
 	serveNamespaces(mux, b)
+	serveDetails(mux, b)
 	serveKeys(mux, b)
 	mux.HandleFunc("POST /v1/fsck", h.fsck)
 	mux.HandleFunc("POST /v1/kv/get", answer(h.kvGet))

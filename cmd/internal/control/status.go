@@ -76,6 +76,8 @@ type Disk struct {
 	Total int64  `json:"total"`
 	Used  int64  `json:"used"`
 	Free  int64  `json:"free"`
+	// Garbage is of deleted records, until compaction brings their space back; 0 for a disk of another process.
+	Garbage int64 `json:"garbage"`
 }
 
 // Safety counts the objects that can lose Spare more fragments, of Full when all are there. They
@@ -113,7 +115,9 @@ type Maintenance struct {
 	Rewritten int64  `json:"rewritten"` // objects coded anew
 	Moved     int64  `json:"moved"`     // fragments moved to emptier disks
 	MovedSize int64  `json:"moved_bytes"`
-	Walks     []Walk `json:"walks"` // passes over namespaces, under way or as they ended last
+	Compacted int64  `json:"compacted"` // bytes that the disks of this process have copied to bring space of what was deleted back
+	Garbage   int64  `json:"garbage"`   // bytes of deleted records on them, whose space is not back yet
+	Walks     []Walk `json:"walks"`     // passes over namespaces, under way or as they ended last
 	Errors    int64  `json:"errors"`
 	LastError string `json:"last_error,omitempty"`
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/crypt"
 	"github.com/gabionfs/gabion/objstore/local"
 )
@@ -55,7 +56,8 @@ type Options struct {
 	DAVPassword string // of DAVUser: as it is, or a bcrypt hash
 	PProf       string // address of net/http/pprof; "" is off
 
-	Cache local.CacheOptions // what of fragments is kept near
+	Cache      local.CacheOptions // what of fragments is kept near
+	Compaction asd.Compaction     // of the disks of this process
 
 	Memory  int64 // soft limit of the heap in bytes; 0 means none
 	Version string
@@ -160,7 +162,7 @@ func (r *run) start(ctx context.Context) (err error) {
 	if err := r.openData(); err != nil {
 		return err
 	}
-	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs, Steal: r.o.Steal, Secret: r.o.Secret, Cache: r.o.Cache})
+	r.node, err = node.Open(ctx, r.dir, node.Options{Logger: r.log, Version: r.o.Version, Claim: r.o.ASDDirs, Steal: r.o.Steal, Secret: r.o.Secret, Cache: r.o.Cache, Compaction: r.o.Compaction})
 	if err != nil {
 		return err
 	}

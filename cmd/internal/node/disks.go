@@ -12,7 +12,7 @@ import (
 
 // disk translates a disk's status for people and scripts.
 func disk(s manager.Status) control.Disk {
-	d := control.Disk{ID: strconv.FormatUint(uint64(s.ID), 10), ASD: s.ASD, Dir: s.Dir, Total: s.Stat.Total, Used: s.Stat.Used, Free: s.Stat.Free}
+	d := control.Disk{ID: strconv.FormatUint(uint64(s.ID), 10), ASD: s.ASD, Dir: s.Dir, Total: s.Stat.Total, Used: s.Stat.Used, Free: s.Stat.Free, Garbage: s.Stat.Garbage}
 	if s.Err != nil {
 		d.Error = s.Err.Error()
 	}
@@ -78,11 +78,10 @@ func (n *Node) noteDisks() error {
 
 // ChangeASD changes what a disk is used for.
 func (n *Node) ChangeASD(ctx context.Context, r control.ChangeRequest) (control.Disk, error) {
-	num, err := strconv.ParseUint(r.ID, 10, 32)
+	id, err := diskID(r.ID)
 	if err != nil {
-		return control.Disk{}, fmt.Errorf("%q is not the number of a disk: `gabion asd list` shows them", r.ID)
+		return control.Disk{}, err
 	}
-	id := objstore.DiskID(num)
 	before, err := n.disk(id)
 	if err != nil {
 		return before, err

@@ -35,6 +35,8 @@ type Options struct {
 	Secret *crypt.Secret
 	// Cache says what of fragments is kept near.
 	Cache local.CacheOptions
+	// Compaction of the disks of this process.
+	Compaction asd.Compaction
 	// Store opens the key-value store when it is not the one in the data directory. The node closes it.
 	Store func(context.Context) (Store, error)
 }
@@ -80,7 +82,7 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	}
 	lo := local.Options{
 		KV: n.kv, Cluster: cluster, Base: d.Path, Dirs: o.Claim, Compression: objstore.CompressS2, Logger: o.Logger, NoMaint: o.Quiet,
-		Cache: o.Cache,
+		Cache: o.Cache, Compaction: o.Compaction,
 	}
 	if lo.Remote.Credentials, err = Credentials(d); err != nil {
 		return nil, err

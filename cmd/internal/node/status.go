@@ -117,6 +117,10 @@ func (n *Node) maintenance(ctx context.Context, s *control.Status) error {
 		Deleted: p.Deleted, Collected: p.Collected, Scrubbed: p.Scrubbed, Bad: p.BadSeen, NoPlace: p.NoPlace,
 		Errors: p.Errors, LastError: p.LastError, Rewritten: p.Rewritten, Moved: p.Moved, MovedSize: p.MovedBytes,
 	}
+	for _, d := range n.objects.Disks() {
+		s.Maintenance.Garbage += d.Stat.Garbage
+		s.Maintenance.Compacted += d.Stat.Compacted
+	}
 	var err error
 	if s.Maintenance.Obsolete, err = n.objects.Waiting(ctx); err != nil {
 		return err
