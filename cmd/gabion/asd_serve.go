@@ -41,6 +41,8 @@ type asdServeFlags struct {
 	capacity          string
 	compaction        compactionFlags
 	level             string
+
+	revoked revocations
 }
 
 func newASDServe(e *env) *cobra.Command {
@@ -60,9 +62,10 @@ until that releases it.
 
 Everything goes over TLS with the certificates of a cluster, see "gabion cluster". The
 server needs the identity of a node: its directory, or its file node.pem. Every node and
-client of the cluster may connect, or with --client those alone; a server that is not part
-of a node does not hear of clients that were revoked. A node serves disks by itself with
-"gabion node --asd", and does.
+client of the cluster may connect, or with --client those alone. Clients that were revoked
+are refused some seconds after a node of the cluster has said so, and for as long as it
+runs; one that serves while no node can be reached does not hear of them. A node serves
+disks by itself with "gabion node --asd".
 
 SIGINT or SIGTERM finishes what is under way, closes the disks and exits 0.`,
 		Example: `  gabion asd serve --dir /disk1 --dir /disk2 --listen 10.0.0.1:7100 --identity n1
@@ -159,8 +162,15 @@ func (f *asdServeFlags) run(ctx context.Context, e *env, changed func(string) bo
 		TLS:   b.ServerConfig(f.admits, remote.Protocol),
 		Serve: remote.NewServer(remote.ServerOptions{Host: host, Logger: log}).Serve,
 	})
+	following, leave := context.WithCancel(ctx)
+	defer leave()
 	var work sync.WaitGroup
 	work.Go(m.Run)
+	work.Go(func() {
+		f.revoked.follow(following, b, log, func() {
+			m.Drop(func(c *mux.Conn) bool { return f.revoked.admits(c.Peer, nil) != nil })
+		})
+	})
 	advertise := advertised(f.listen, f.advertise, l.Addr())
 	if err = e.printServed(advertise, host); err == nil {
 		_, err = fmt.Fprintf(e.out, "ready: asd=%s node=%s cluster=%s\n", advertise, b.ID.Name, b.ID.Cluster)
@@ -168,13 +178,17 @@ func (f *asdServeFlags) run(ctx context.Context, e *env, changed func(string) bo
 	if err == nil {
 		<-ctx.Done()
 	}
+	leave()
 	err = errors.Join(err, m.Close())
 	work.Wait()
 	return errors.Join(err, host.Close())
 }
 
-// admits is the identity.Checker of --client.
-func (f *asdServeFlags) admits(peer identity.ID, _ *x509.Certificate) error {
+// admits is the identity.Checker of --client, and of what the cluster says.
+func (f *asdServeFlags) admits(peer identity.ID, cert *x509.Certificate) error {
+	if err := f.revoked.admits(peer, cert); err != nil {
+		return err
+	}
 	if len(f.clients) == 0 || peer.Kind == identity.Node || slices.Contains(f.clients, peer.Name) {
 		return nil
 	}
