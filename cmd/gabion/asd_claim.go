@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -111,15 +111,11 @@ address: their ids, whom they belong to, and how large they are.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return e.printJSON(list)
-			}
-			w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "PLACE\tSTATE\tOWNER\tFREE\tTOTAL\tFOLDER")
-			for _, d := range list {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Place, d.State, orDash(d.Owner), size(d.Free), size(d.Total), d.Dir)
-			}
-			return w.Flush()
+			return e.printTable(asJSON, list, "PLACE\tSTATE\tOWNER\tFREE\tTOTAL\tFOLDER", func(w io.Writer) {
+				for _, d := range list {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Place, d.State, orDash(d.Owner), size(d.Free), size(d.Total), d.Dir)
+				}
+			})
 		},
 	}
 	f.add(cmd)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os/signal"
 	"syscall"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -57,15 +57,11 @@ nothing may run on the data directory.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return e.printJSON(r.Found)
-			}
-			w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NUMBER\tNAME")
-			for _, n := range r.Found {
-				fmt.Fprintf(w, "%d\t%s\n", n.Number, orDash(n.Name))
-			}
-			return w.Flush()
+			return e.printTable(asJSON, r.Found, "NUMBER\tNAME", func(w io.Writer) {
+				for _, n := range r.Found {
+					fmt.Fprintf(w, "%d\t%s\n", n.Number, orDash(n.Name))
+				}
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&onDisks, "on-disks", false, "what the disks hold, not what the key-value store knows")

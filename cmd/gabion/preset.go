@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -46,16 +46,12 @@ func newPresetList(e *env) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if asJSON {
-					return e.printJSON(all)
-				}
-				w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "NAME\tVERSION\tPOLICIES\tFRAGMENT\tCOMPRESSION\tENCRYPTION\tUSED BY")
-				for _, p := range all {
-					fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.Version, strings.Join(p.Policies, " "), size(int64(p.FragmentSize)),
-						p.Compression, p.Encryption, orDash(strings.Join(p.Namespaces, ",")))
-				}
-				return w.Flush()
+				return e.printTable(asJSON, all, "NAME\tVERSION\tPOLICIES\tFRAGMENT\tCOMPRESSION\tENCRYPTION\tUSED BY", func(w io.Writer) {
+					for _, p := range all {
+						fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", p.Name, p.Version, strings.Join(p.Policies, " "), size(int64(p.FragmentSize)),
+							p.Compression, p.Encryption, orDash(strings.Join(p.Namespaces, ",")))
+					}
+				})
 			})
 		},
 	}

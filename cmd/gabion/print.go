@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"text/tabwriter"
 	"time"
 
 	"golang.org/x/term"
@@ -15,6 +16,18 @@ func (e *env) printJSON(v any) error {
 	enc := json.NewEncoder(e.out)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// printTable writes v as JSON if that was asked for, or else a table: a head, whose columns tabs separate, and what rows
+// writes below it.
+func (e *env) printTable(asJSON bool, v any, head string, rows func(w io.Writer)) error {
+	if asJSON {
+		return e.printJSON(v)
+	}
+	w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, head)
+	rows(w)
+	return w.Flush()
 }
 
 // terminal reports whether messages go to a person who is watching.
