@@ -77,19 +77,15 @@ func (e *env) listNamespaces(ctx context.Context, asJSON bool) error {
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			return e.printJSON(all)
-		}
-		w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "NUMBER\tNAME\tMANAGER\tPRESET\tOBJECTS\tSIZE")
-		for _, n := range all {
-			at := n.Manager
-			if n.To != "" {
-				at += ", moving to " + n.To
+		return e.printTable(asJSON, all, "NUMBER\tNAME\tMANAGER\tPRESET\tOBJECTS\tSIZE", func(w io.Writer) {
+			for _, n := range all {
+				at := n.Manager
+				if n.To != "" {
+					at += ", moving to " + n.To
+				}
+				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\n", n.Number, n.Name, at, n.Preset, n.Objects, size(n.Bytes))
 			}
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\n", n.Number, n.Name, at, n.Preset, n.Objects, size(n.Bytes))
-		}
-		return w.Flush()
+		})
 	})
 }
 

@@ -32,7 +32,7 @@ func TestPurge(t *testing.T) {
 			r.fatal(err)
 		}
 	}
-	r.fatal(r.m.label(ctx0))
+	r.fatal(r.m.Label(ctx0))
 	r.down(2)
 	r.down(5)
 	// of counts what a disk holds of the first namespace.
