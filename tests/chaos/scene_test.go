@@ -79,7 +79,13 @@ func (s *scene) recover() {
 		s.t.Fatal(err)
 	}
 	s.say("the key-value store is lost: rm -rf %s", filepath.Join(s.g.Data, "kv"))
-	out, errs, code := s.g.Command("namespace", "recover") // the data directory knows where the disks are
+	args := []string{"namespace", "recover"}
+	for _, d := range s.servers {
+		for _, p := range d.Places {
+			args = append(args, "--asd", p)
+		}
+	}
+	out, errs, code := s.g.Command(args...)
 	if code != 0 && code != 3 {
 		s.t.Fatalf("gabion namespace recover: %d\n%s%s", code, out, errs)
 	}

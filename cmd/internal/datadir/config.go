@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"time"
 
@@ -32,9 +31,6 @@ const (
 // MaxASDs is the largest number of disks of one data directory.
 const MaxASDs = 64
 
-// maxAdded bounds the disks that are added later.
-const maxAdded = 4096
-
 // State of a data directory.
 type State string
 
@@ -44,13 +40,12 @@ const (
 )
 
 // Config is what the format file keeps: how the directory was made. Which disks there are today is in
-// the key-value store, which Remote names when it is not in the directory; Added is a copy.
+// the key-value store, which Remote names when it is not in the directory.
 type Config struct {
 	State    State             `json:"state"`
 	Cluster  string            `json:"cluster"` // 32 hex digits, chosen at random
 	Created  time.Time         `json:"created"`
-	ASDs     []string          `json:"asds"`            // folders of the first disks, relative to the directory when inside it, or their addresses
-	Added    []string          `json:"added,omitempty"` // disks of today that are not among those, for when the key-value store is lost
+	ASDs     []string          `json:"asds"` // folders of the first disks, relative to the directory when inside it, or their addresses
 	Policies []objstore.Policy `json:"policies"`
 	// Recovering: the key-value store is a new one in the place of one that was lost, and not all is in it yet that is to
 	// be recovered from the disks.
@@ -88,10 +83,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("%d disks, 1 to %d are allowed", n, MaxASDs)
 	}
 	seen := make(map[string]bool)
-	if n := len(c.Added); n > maxAdded {
-		return fmt.Errorf("%d disks were added, at most %d are allowed", n, maxAdded)
-	}
-	for _, a := range slices.Concat(c.ASDs, c.Added) {
+	for _, a := range c.ASDs {
 		if remote.IsAddress(a) {
 			if at, err := remote.ParseAddress(a); err != nil || at.ASD.IsZero() {
 				return fmt.Errorf("bad address of a disk %q", a)
@@ -141,7 +133,7 @@ func (c *Config) clone() Config {
 		r := *c.Remote
 		n.Remote = &r
 	}
-	n.ASDs, n.Added = slices.Clone(c.ASDs), slices.Clone(c.Added)
+	n.ASDs = append([]string(nil), c.ASDs...)
 	n.Policies = append([]objstore.Policy(nil), c.Policies...)
 	return n
 }

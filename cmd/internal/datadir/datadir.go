@@ -32,7 +32,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -98,30 +97,6 @@ func (d *Dir) Resolve(folder string) string {
 		return folder
 	}
 	return filepath.Join(d.Path, folder)
-}
-
-// SetDisks remembers which disks there are, given as absolute folders and addresses: those that were not there when
-// the directory was made.
-func (d *Dir) SetDisks(places []string) error {
-	first := make(map[string]bool)
-	for _, a := range d.Config.ASDs {
-		first[d.Resolve(a)] = true
-	}
-	var added []string
-	for _, p := range places {
-		if first[p] {
-			continue
-		}
-		if rel, err := filepath.Rel(d.Path, p); err == nil && !remote.IsAddress(p) && filepath.IsLocal(rel) {
-			p = rel
-		}
-		added = append(added, p)
-	}
-	slices.Sort(added)
-	if slices.Equal(added, d.Config.Added) {
-		return nil
-	}
-	return d.Update(func(c *Config) { c.Added = added })
 }
 
 // Probe reports what is at path without changing or locking anything: nil for a directory that Open

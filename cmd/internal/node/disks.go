@@ -62,18 +62,7 @@ func (n *Node) AddASD(ctx context.Context, dir string) (control.Disk, error) {
 	if err != nil {
 		return control.Disk{}, err
 	}
-	return disk(s), n.noteDisks()
-}
-
-// noteDisks has the data directory remember which disks there are, for when the key-value store is lost.
-func (n *Node) noteDisks() error {
-	n.noting.Lock()
-	defer n.noting.Unlock()
-	var places []string
-	for _, s := range n.objects.Disks() {
-		places = append(places, s.Dir)
-	}
-	return n.dir.SetDisks(places)
+	return disk(s), nil
 }
 
 // ChangeASD changes what a disk is used for.
@@ -94,10 +83,7 @@ func (n *Node) ChangeASD(ctx context.Context, r control.ChangeRequest) (control.
 	case control.Drain:
 		err = n.objects.DrainDisk(ctx, id)
 	case control.Purge:
-		if err := n.objects.PurgeDisk(ctx, id, r.Force); err != nil {
-			return before, err
-		}
-		return before, n.noteDisks()
+		return before, n.objects.PurgeDisk(ctx, id, r.Force)
 	default:
 		err = fmt.Errorf("%w: %q cannot be done to a disk", control.ErrBadRequest, r.Do)
 	}

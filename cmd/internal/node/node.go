@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/fs"
@@ -51,7 +50,6 @@ type Node struct {
 	content  objstore.Namespace // of the volume
 	volume   *volume.Volume     // nil: it is locked
 	session  fs.FS              // for our own questions
-	noting   sync.Mutex         // held while the data directory is told of disks
 }
 
 // Open opens every layer over d, which stays the caller's. While d is being created, so are they.
@@ -105,11 +103,6 @@ func Open(ctx context.Context, d *datadir.Dir, o Options) (_ *Node, err error) {
 	}
 	if n.objects, err = local.Open(ctx, lo); err != nil {
 		return nil, err
-	}
-	if d.Config.State == datadir.Ready {
-		if err := n.noteDisks(); err != nil {
-			return nil, err
-		}
 	}
 	if n.content, err = n.objects.Namespace(ctx, volumeNamespace); err != nil {
 		return nil, explainLocked(err)

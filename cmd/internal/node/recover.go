@@ -56,7 +56,7 @@ func addDisks(ctx context.Context, d *datadir.Dir, objects *local.Backend, o Rec
 	for _, s := range objects.Disks() {
 		known[s.Dir] = true
 	}
-	for _, f := range slices.Concat(d.Config.ASDs, d.Config.Added) {
+	for _, f := range d.Config.ASDs {
 		dir := d.Resolve(f)
 		if known[dir] {
 			continue
