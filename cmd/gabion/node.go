@@ -7,13 +7,12 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gabionfs/gabion/cmd/internal/interrupt"
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
@@ -220,27 +219,12 @@ func awaitAddress(ctx context.Context, dir string) {
 	}
 }
 
-// interruptible returns a context that the first SIGINT or SIGTERM ends; the second ends the process.
+// interruptible returns a context that the first SIGINT or SIGTERM ends; a later one ends the process.
 func interruptible(ctx context.Context, e *env) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		select {
-		case <-signals:
-			cancel()
-		case <-ctx.Done():
-		}
-		if _, again := <-signals; again {
-			fmt.Fprintln(e.err, "gabion: forced")
-			os.Exit(1)
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		close(signals)
-		cancel()
-	}
+	return interrupt.Context(ctx, nil, func() {
+		fmt.Fprintln(e.err, "gabion: forced")
+		os.Exit(1)
+	})
 }
 
 // joinCluster makes e.data the directory of a new node.
