@@ -134,7 +134,7 @@ func TestAddAndDisable(t *testing.T) {
 		}
 	}
 	gabion(t, "asd", "disable", id, "--data", data).want(t, 0, "disabled disk "+id)
-	gabion(t, "asd", "disable", "99", "--data", data).want(t, 1, "disk 99", "not found")
+	gabion(t, "asd", "disable", "99", "--data", data).want(t, 1, "disk 99", "not found", "gabion asd list")
 	gabion(t, "asd", "purge", "1", "--data", data).want(t, 1, "objects refer to it")
 	gabion(t, "asd", "disable", "first", "--data", data).want(t, 1, "first")
 	intact(t, p)

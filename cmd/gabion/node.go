@@ -113,6 +113,8 @@ func (f *nodeFlags) joined(dir string) (id identity.ID, yes bool, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return id, false, emptyDir(dir)
+	case errors.Is(err, fs.ErrPermission):
+		return id, false, err
 	case err != nil:
 		return id, false, fmt.Errorf("the node's identity cannot be read: %w: if this machine's files are lost, join with an empty --data and a new token, then `gabion cluster replace OLD NEW` on another node", err)
 	case b.ID.Kind != identity.Node:
