@@ -12,6 +12,7 @@ import (
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // trouble ends a command with exitTrouble: its check could not be carried out, since 1 says that it found problems.
@@ -29,6 +30,8 @@ func (e *env) advise(cmd *cobra.Command, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		advice = "do it as root, or as the user to whom it belongs"
+	case errors.Is(err, remote.ErrUnreachable):
+		advice = "does `gabion asd serve`, or a node with --asd, run there, and can it be reached from here?"
 	case errors.Is(err, objstore.ErrNotFound):
 		advice = whatThereIs(cmd)
 	case errors.Is(err, datadir.ErrDamaged):

@@ -14,6 +14,7 @@ import (
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // TestAdvice: an error that does not say what to do gets to, and one that does keeps its words.
@@ -35,6 +36,7 @@ func TestAdvice(t *testing.T) {
 		{"object get", fmt.Errorf("x: %w", objstore.ErrNotFound), "`gabion object ls` shows what there is"},
 		{"preset use", fmt.Errorf("x: %w", objstore.ErrNotFound), "which namespaces use them"},
 		{"namespace scrub", fmt.Errorf("x: %w", objstore.ErrNotFound), "shows the namespaces"},
+		{"asd show", fmt.Errorf("list: %w", remote.ErrUnreachable), "can it be reached from here?"},
 		{"status", datadir.ErrDamaged, "put a copy of that file back; nothing else is wrong because of it"},
 		{"status", damage, "without their names"},
 		{"status", fmt.Errorf("%w: run `gabion node`", damage), "run `gabion node`"},
