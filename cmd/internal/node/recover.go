@@ -56,8 +56,11 @@ func addDisks(ctx context.Context, d *datadir.Dir, objects *local.Backend, o Rec
 	for _, s := range objects.Disks() {
 		known[s.Dir] = true
 	}
-	for _, f := range d.Config.ASDs {
-		dir := d.Resolve(f)
+	places, err := d.Places()
+	if err != nil {
+		return fmt.Errorf("%w: remove it, and give all disks with --asd", err)
+	}
+	for _, dir := range places {
 		if known[dir] {
 			continue
 		}
