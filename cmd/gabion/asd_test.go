@@ -169,8 +169,23 @@ func TestRecoverAdded(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(data, "kv")); err != nil {
 		t.Fatal(err)
 	}
+	// A recovery that fails leaves no store behind, which would make the next one take the old content for that of a
+	// filesystem that there is.
+	places := filepath.Join(data, "disks")
+	good, err := os.ReadFile(places)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(places, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gabion(t, "namespace", "recover", "--data", data).want(t, 1, "the list of disks is damaged")
+	refused(t, dir, "the key-value store in", "--data", data, anyPort)
+	if err := os.WriteFile(places, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := gabion(t, "namespace", "recover", "--data", data)
-	r.want(t, 0, ": 1 objects back") // in a namespace whose name the disks may not have been told yet
+	r.want(t, 0, "was made anew", ": 1 objects back") // in a namespace whose name the disks may not have been told yet
 	if r.err != "" {
 		t.Errorf("on standard error: %s", r.err)
 	}
