@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -53,8 +54,12 @@ const maxPasswordFile = 4 << 10
 
 // ReadPasswordFile returns the first line of a file: a password or a bcrypt hash.
 func ReadPasswordFile(name string) (string, error) {
-	b, err := os.ReadFile(name)
+	f, err := os.Open(name)
 	if err != nil {
+		return "", fmt.Errorf("dav: password file: %w", err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxPasswordFile+1))
+	if err = errors.Join(err, f.Close()); err != nil {
 		return "", fmt.Errorf("dav: password file: %w", err)
 	}
 	line, _, _ := bytes.Cut(b, []byte("\n"))

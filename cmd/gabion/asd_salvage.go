@@ -9,6 +9,7 @@ import (
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
+	"github.com/gabionfs/gabion/objstore/remote"
 )
 
 // salvageFlags are those of verify and of recover.
@@ -35,7 +36,7 @@ process that uses it is named; there, scrubbing does this.
 
 Exit codes: 0 all is intact, 1 damage was found, 3 the check could not be finished.`,
 		Example: "  gabion asd verify /disk7/asd\n  gabion asd verify /disk7/asd --json",
-		Args:    exactArgs("one folder", 1),
+		Args:    oneFolder,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.salvage(f, "verify", func(o asd.SalvageOptions) (asd.Report, error) {
 				return asd.Verify(cmd.Context(), args[0], o)
@@ -59,7 +60,7 @@ named. Nothing in the old folder is changed.
 Exit codes: 0 all was intact and is saved, 1 what is intact is saved, 3 it could not be
 finished, and the new folder holds no disk.`,
 		Example: "  gabion asd recover /disk7/asd --to /disk8/asd",
-		Args:    exactArgs("one folder", 1),
+		Args:    oneFolder,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if to == "" {
 				return usagef("--to is missing: the folder that becomes the new disk")
@@ -107,6 +108,17 @@ type salvageReport struct {
 	Problems []salvageProblem `json:"problems"`
 }
 
+// oneFolder is the check of commands that work on the files of a disk.
+func oneFolder(cmd *cobra.Command, args []string) error {
+	if err := exactArgs("one folder", 1)(cmd, args); err != nil {
+		return err
+	}
+	if remote.IsAddress(args[0]) {
+		return fmt.Errorf("%s is served by another process: this works on the folder of a disk that nothing uses, on its machine", args[0])
+	}
+	return nil
+}
+
 // salvage runs fn, and prints what it finds and finds out.
 func (e *env) salvage(f salvageFlags, verb string, fn func(asd.SalvageOptions) (asd.Report, error)) error {
 	o := asd.SalvageOptions{Scratch: f.scratch}
@@ -131,8 +143,7 @@ func (e *env) salvage(f salvageFlags, verb string, fn func(asd.SalvageOptions) (
 	r, err := fn(o)
 	e.endProgress()
 	if err != nil {
-		fmt.Fprintf(e.err, "gabion: asd %s: %s\n", verb, oneLine(err))
-		return exitError(exitTrouble)
+		return trouble{fmt.Errorf("asd %s: %w", verb, err)}
 	}
 	out.Intact, out.ASD, out.Cluster = r.Intact(), r.Identity.ASD.String(), r.Identity.Cluster.String()
 	out.Segments, out.Records, out.Bytes, out.Lost = r.Segments, r.Records, r.Bytes, r.Lost

@@ -18,6 +18,14 @@ func isDiskID(s string) bool {
 	return err == nil
 }
 
+// oneDiskOrFolder is the check of commands that work on a disk of the running filesystem, or on the files of one.
+func oneDiskOrFolder(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return exactArgs("one disk, as `gabion asd list` shows it, or folder", 1)(cmd, args)
+	}
+	return oneFolder(cmd, args)
+}
+
 func newASDCompact(e *env) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -27,7 +35,7 @@ func newASDCompact(e *env) *cobra.Command {
 on the data directory, while it is used, or a folder that nothing uses. It needs no more
 room than one segment. "gabion up --compaction" says when it is done without being asked.`,
 		Example: "  gabion asd compact 3\n  gabion asd compact /disk7/asd",
-		Args:    exactArgs("one disk, as `gabion asd list` shows it, or folder", 1),
+		Args:    oneDiskOrFolder,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			var c control.Compacted
 			if isDiskID(args[0]) {
@@ -95,7 +103,7 @@ func newASDStat(e *env) *cobra.Command {
 the data directory, with what was done to it since it was opened and how long that took,
 or a folder that nothing uses.`,
 		Example: "  gabion asd stat 3\n  gabion asd stat /disk7/asd --json",
-		Args:    exactArgs("one disk, as `gabion asd list` shows it, or folder", 1),
+		Args:    oneDiskOrFolder,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			var s control.DiskStat
 			if isDiskID(args[0]) {

@@ -16,6 +16,7 @@ import (
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
+	"github.com/gabionfs/gabion/kv/kvrpc"
 )
 
 // clusterFlags are those of every cluster command.
@@ -136,7 +137,7 @@ func explainCluster(err error, b *identity.Bundle) error {
 	case err == nil:
 		return nil
 	case strings.Contains(err.Error(), "`gabion "): // says it already
-	case errors.Is(err, cluster.ErrDenied) && strings.Contains(err.Error(), cluster.NotAccepted):
+	case errors.Is(err, cluster.ErrDenied) && strings.Contains(err.Error(), cluster.NotAccepted), errors.Is(err, kvrpc.ErrDenied):
 		return refusedBy(b)
 	case errors.Is(err, cluster.ErrDenied):
 		return fmt.Errorf("%w: you speak as %s; use --data with a node's directory, or a file made with `gabion cluster client NAME FILE --admin`", err, b.ID)

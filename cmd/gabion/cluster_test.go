@@ -318,6 +318,31 @@ func TestNodeRemoved(t *testing.T) {
 	anna.exits(0)
 }
 
+// TestUpRevoked: a filesystem whose client is revoked ends by itself and says what to do, and so do those that ask
+// about it and another start.
+func TestUpRevoked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	n1, data, file := filepath.Join(dir, "n1"), filepath.Join(dir, "data"), filepath.Join(dir, "app.pem")
+	gabion(t, "cluster", "init", "--data", n1, "--listen", "127.0.0.1:0", "--id", "anna").want(t, 0)
+	anna := startNode(t, n1)
+	gabion(t, "cluster", "store", "create", "app", "--data", n1, "--timeout", "2m").want(t, 0)
+	gabion(t, "cluster", "client", "app", file, "--data", n1).want(t, 0)
+	p := up(t, "--data", data, anyPort, "--asds", "1", "--cluster", file, "--store", "app")
+	gabion(t, "cluster", "revoke", "app", "--data", n1, "--timeout", "2m").want(t, 0)
+	<-p.ended
+	if code := p.cmd.ProcessState.ExitCode(); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	p.says("it was revoked: make a file of another client")
+	gabion(t, "status", "--data", data).want(t, 1, "it was revoked", "gabion cluster client")
+	gabion(t, "up", "--data", data, anyPort).want(t, 1, "it was revoked", "--cluster FILE")
+	gabion(t, "cluster", "client", "next", file+".2", "--data", n1).want(t, 0)
+	up(t, "--data", data, anyPort, "--cluster", file+".2").stop()
+	anna.cmd.Process.Signal(syscall.SIGTERM)
+	anna.exits(0)
+}
+
 // TestBundleFollows: the copy of its bundle that a filesystem keeps names the nodes that come, and their new
 // addresses, so that it leads to the cluster when those are gone that it was made with.
 func TestBundleFollows(t *testing.T) {

@@ -34,8 +34,7 @@ Exit codes: 0 clean, 1 problems were found, 3 the check could not be finished.`,
 			})
 			e.endProgress()
 			if err != nil {
-				fmt.Fprintf(e.err, "gabion: fsck: %s\n", oneLine(err))
-				return exitError(exitTrouble)
+				return trouble{fmt.Errorf("fsck: %w", err)}
 			}
 			if asJSON {
 				err = e.printJSON(r)

@@ -110,7 +110,7 @@ func newKeyNew(e *env) *cobra.Command {
 				err = f.Sync()
 			}
 			if err = errors.Join(err, f.Close()); err != nil {
-				return err
+				return errors.Join(err, os.Remove(args[0])) // a part of a key is none
 			}
 			return syncFolder(filepath.Dir(args[0]))
 		},

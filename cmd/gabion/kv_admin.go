@@ -248,8 +248,7 @@ Exit codes: 0 the same everywhere, 1 they differ, 3 not all could be compared.`,
 			return f.with(e, cmd.Context(), func(ctx context.Context, s kvaccess.Store) error {
 				sums, err := s.Verify(ctx)
 				if err != nil {
-					fmt.Fprintf(e.err, "gabion: kv verify: %s\n", oneLine(err))
-					return exitError(exitTrouble)
+					return trouble{fmt.Errorf("kv verify: %w", err)}
 				}
 				if f.json {
 					err = e.printJSON(sums)

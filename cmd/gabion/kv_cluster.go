@@ -38,7 +38,10 @@ func (e *env) dialCluster(ctx context.Context, path string) (*clusterConn, error
 
 // explain says that the cluster refuses this client where that is why nobody answers.
 func (c *clusterConn) explain(ctx context.Context, err error) error {
-	if !errors.Is(err, kv.ErrNoQuorum) && !errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, kvrpc.ErrDenied):
+		return refusedBy(c.bundle)
+	case !errors.Is(err, kv.ErrNoQuorum) && !errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
 	admin, derr := cluster.Dial(c.bundle)

@@ -58,7 +58,10 @@ func run(ctx context.Context, e *env, args []string) int {
 		fmt.Fprintf(e.err, "gabion: %s (see %s --help)\n", oneLine(err), cmd.CommandPath())
 		return 2
 	default:
-		fmt.Fprintf(e.err, "gabion: %s\n", oneLine(err))
+		fmt.Fprintf(e.err, "gabion: %s\n", oneLine(e.advise(cmd, err)))
+		if errors.As(err, new(trouble)) {
+			return exitTrouble
+		}
 		return 1
 	}
 }

@@ -7,13 +7,12 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/gabionfs/gabion/cmd/internal/interrupt"
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
@@ -114,6 +113,8 @@ func (f *nodeFlags) joined(dir string) (id identity.ID, yes bool, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return id, false, emptyDir(dir)
+	case errors.Is(err, fs.ErrPermission):
+		return id, false, err
 	case err != nil:
 		return id, false, fmt.Errorf("the node's identity cannot be read: %w: if this machine's files are lost, join with an empty --data and a new token, then `gabion cluster replace OLD NEW` on another node", err)
 	case b.ID.Kind != identity.Node:
@@ -220,27 +221,12 @@ func awaitAddress(ctx context.Context, dir string) {
 	}
 }
 
-// interruptible returns a context that the first SIGINT or SIGTERM ends; the second ends the process.
+// interruptible returns a context that the first SIGINT or SIGTERM ends; a later one ends the process.
 func interruptible(ctx context.Context, e *env) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	go func() {
-		select {
-		case <-signals:
-			cancel()
-		case <-ctx.Done():
-		}
-		if _, again := <-signals; again {
-			fmt.Fprintln(e.err, "gabion: forced")
-			os.Exit(1)
-		}
-	}()
-	return ctx, func() {
-		signal.Stop(signals)
-		close(signals)
-		cancel()
-	}
+	return interrupt.Context(ctx, nil, func() {
+		fmt.Fprintln(e.err, "gabion: forced")
+		os.Exit(1)
+	})
 }
 
 // joinCluster makes e.data the directory of a new node.

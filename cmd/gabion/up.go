@@ -12,6 +12,7 @@ import (
 
 	"github.com/gabionfs/gabion/cmd/internal/daemon"
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/dav"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
 	"github.com/gabionfs/gabion/objstore"
 )
@@ -251,13 +252,8 @@ func (f *upFlags) davOptions(o *daemon.Options) error {
 		return usagef("--dav %s would serve everyone who can reach it: give --dav-user and --dav-password-file, or a loopback address", f.dav)
 	}
 	if f.davPassword != "" {
-		raw, err := os.ReadFile(f.davPassword)
-		if err != nil {
+		if o.DAVPassword, err = dav.ReadPasswordFile(f.davPassword); err != nil {
 			return fmt.Errorf("--dav-password-file: %w", err)
-		}
-		line, _, _ := strings.Cut(string(raw), "\n")
-		if o.DAVPassword = strings.TrimRight(line, "\r"); o.DAVPassword == "" {
-			return fmt.Errorf("--dav-password-file %s: its first line is empty", f.davPassword)
 		}
 	}
 	o.DAV = net.JoinHostPort(host, port)

@@ -57,6 +57,7 @@ func TestBadUsage(t *testing.T) {
 		{"status extra", `unexpected argument "extra"`},
 		{"asd add", "want one folder"},
 		{"asd disable", "want one disk"},
+		{"asd stat asd://10.0.0.1:7100/0123456789abcdef0123456789abcdef", "served by another process"},
 		{"up --store home", "give the cluster as well"},
 		{"up --cluster /x", "give the store as well"},
 		{"up --cluster /x --store Home!", "allowed are small letters"},
@@ -147,21 +148,6 @@ func TestBadUsage(t *testing.T) {
 				t.Error("the data directory was made")
 			}
 		})
-	}
-}
-
-func TestHelp(t *testing.T) {
-	t.Parallel()
-	for _, cmd := range []string{"", "up", "status", "fsck", "asd", "asd list", "asd add", "asd disable", "asd enable", "asd drain", "asd purge", "version", "bench", "bench fs", "bench kv", "bench asd", "bench object", "bench erasure",
-		"kv", "kv get", "kv exists", "kv set", "kv delete", "kv test-and-set", "kv replace", "kv confirm", "kv range", "kv count", "kv delete-prefix",
-		"kv sequence", "kv call", "kv watch", "kv state", "kv stats", "kv ping", "kv backup", "kv restore", "kv verify",
-		"node", "cluster", "cluster init", "cluster token", "cluster status", "cluster add", "cluster remove", "cluster replace", "cluster transfer-leader",
-		"cluster preferred", "cluster client", "cluster store", "cluster store create", "cluster store delete", "cluster store list", "cluster store members", "object", "object ls", "object put", "object get", "object stat", "object rm"} {
-		r := gabion(t, append(strings.Fields(cmd), "--help")...)
-		r.want(t, 0, "Usage:", "Examples:", "--data")
-		if r.err != "" {
-			t.Errorf("%s --help prints to standard error: %s", cmd, r.err)
-		}
 	}
 }
 

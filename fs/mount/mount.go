@@ -184,7 +184,7 @@ func mountPoint(dir string, nonEmpty bool) (string, error) {
 		return fail(ErrStale, "detach it: umount -l "+dir)
 	}
 	if len(mounts) > 0 {
-		return fail(ErrMounted, fmt.Sprintf("a filesystem of type %s is mounted there; unmount it or choose another directory", mounts[len(mounts)-1].fsType))
+		return fail(ErrMounted, fmt.Sprintf("unmount the filesystem of type %s, or choose another directory", mounts[len(mounts)-1].fsType))
 	}
 	st, err := os.Stat(abs)
 	switch {

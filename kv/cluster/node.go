@@ -119,7 +119,7 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 	if !slices.Contains(bundle.Addrs, n.advertise) {
 		// Commands that use this directory must find the node from now on.
 		bundle.Addrs = append([]string{n.advertise}, bundle.Addrs...)
-		n.addrs = bundle.Addrs[:min(len(bundle.Addrs), 64)]
+		n.addrs = bundle.Addrs[:min(len(bundle.Addrs), maxAddrs)]
 		if err := identity.WriteBundle(filepath.Join(o.Dir, nodeFile), &identity.Bundle{Credentials: n.creds, Addrs: n.addrs}); err != nil {
 			return nil, fmt.Errorf("cluster: %w", err)
 		}

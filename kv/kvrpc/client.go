@@ -57,6 +57,7 @@ type Client struct {
 	mu     sync.Mutex
 	peers  map[string]*peer // by address
 	known  []string         // addresses, in the order in which they are asked
+	shut   map[string]bool  // addresses that failed since a member last admitted us; true: it refused to
 	stores map[string]*Store
 	closed bool
 }
@@ -109,7 +110,7 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 	}
 	c := &Client{
 		o: o, log: o.Logger, codec: newCodec(), began: time.Now(),
-		peers: map[string]*peer{}, stores: map[string]*Store{}, known: slices.Clone(o.Addrs),
+		peers: map[string]*peer{}, stores: map[string]*Store{}, shut: map[string]bool{}, known: slices.Clone(o.Addrs),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	c.work.Go(c.watchLinks)

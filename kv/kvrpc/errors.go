@@ -23,6 +23,8 @@ var (
 	ErrTooStale = errors.New("kvrpc: the member is too far behind")
 	// ErrTooMany: the server serves no more streams or watches to this client.
 	ErrTooMany = errors.New("kvrpc: too many streams or watches")
+	// ErrDenied: the members do not accept the client's certificate; it was revoked, or is of another cluster.
+	ErrDenied = errors.New("kvrpc: the members do not accept this client's certificate")
 	// ErrClientClosed: the Client was closed.
 	ErrClientClosed = fmt.Errorf("kvrpc: client is closed: %w", kv.ErrClosed)
 

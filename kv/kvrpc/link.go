@@ -77,6 +77,7 @@ func (l *link) run(conn *grpc.ClientConn) error {
 	if err != nil {
 		return err
 	}
+	l.store.client.admitted()
 	l.mu.Lock()
 	l.stream = stream
 	l.heard, l.probed = time.Now(), false
@@ -231,12 +232,13 @@ func (l *link) fail(err error) {
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}
+	if typed, ok := fromStatus(err); ok {
+		err = typed
+	}
+	err = l.store.client.broken(l.addr, err)
 	l.mu.Lock()
 	if l.err == nil {
-		if typed, ok := fromStatus(err); ok {
-			err = typed
-		}
-		l.err = &connectionError{err}
+		l.err = err
 		for id, c := range l.calls {
 			c.err, c.sent = l.err, id <= l.taken
 			c.done <- struct{}{}

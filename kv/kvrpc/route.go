@@ -232,6 +232,8 @@ func (s *Store) do(ctx context.Context, c *call) error {
 			s.answered(c, l.addr)
 			s.meet(l.addr)
 			return nil
+		case errors.Is(err, ErrDenied):
+			return s.giveUp(err, unknown || c.writes && c.sent, nil, nil, began)
 		case errors.As(err, &broken):
 			unknown = unknown || c.writes && c.sent
 			s.avoid(c, l.addr)

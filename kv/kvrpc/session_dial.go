@@ -53,8 +53,9 @@ func (d *SessionDialer) Dial(ctx context.Context, last error) (*SessionStream, e
 	}
 	if err != nil {
 		cancel()
-		return nil, d.client.callError(ctx, err)
+		return nil, d.store.streamError(ctx, addr, err)
 	}
+	d.client.admitted()
 	return &SessionStream{stream: stream, cancel: cancel, store: d.store, addr: addr}, nil
 }
 
@@ -92,7 +93,7 @@ func (s *SessionStream) Send(m *kvpb.SessionRequest) error { return s.stream.Sen
 func (s *SessionStream) Recv() (*kvpb.SessionResponse, error) {
 	m, err := s.stream.Recv()
 	if err != nil {
-		return nil, s.store.client.callError(s.stream.Context(), err)
+		return nil, s.store.streamError(s.stream.Context(), s.addr, err)
 	}
 	s.store.meet(s.addr)
 	return m, nil
@@ -100,3 +101,13 @@ func (s *SessionStream) Recv() (*kvpb.SessionResponse, error) {
 
 // Close ends the stream. It may be called at any time and more than once.
 func (s *SessionStream) Close() { s.cancel() }
+
+// streamError is what ended a session's stream to the member at addr, or kept it from being opened.
+func (s *Store) streamError(ctx context.Context, addr string, err error) error {
+	err = s.client.callError(ctx, err)
+	var broken *connectionError
+	if errors.As(err, &broken) {
+		return s.client.broken(addr, broken.err)
+	}
+	return err
+}

@@ -21,7 +21,7 @@ var (
 
 // final says whether an error ends the session, and not only a connection.
 func final(err error) bool {
-	return errors.Is(err, kv.ErrFenced) || errors.As(err, new(*kv.CorruptError))
+	return errors.Is(err, kv.ErrFenced) || errors.Is(err, kvrpc.ErrDenied) || errors.As(err, new(*kv.CorruptError))
 }
 
 const (

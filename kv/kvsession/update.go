@@ -155,6 +155,10 @@ func (s *Session) waitDurable(ctx context.Context, seq uint64) error {
 		s.mu.Unlock()
 		return nil
 	}
+	if s.failure != nil { // and nothing is left that covers it
+		defer s.mu.Unlock()
+		return s.failure
+	}
 	b := s.covering(seq)
 	b.wanted = true
 	s.mu.Unlock()

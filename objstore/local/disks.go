@@ -77,7 +77,11 @@ func (b *Backend) PurgeDisk(ctx context.Context, id objstore.DiskID, force bool)
 		return err
 	}
 	if n > 0 && !force {
-		return fmt.Errorf("disk %d: %d objects refer to it: drain it first", id, n)
+		advice := "drain it first"
+		if b.disks.Disk(id).Status().State != manager.Up {
+			advice = "wait until maintenance has made that anew on other disks"
+		}
+		return fmt.Errorf("disk %d: %d objects refer to it: %s", id, n, advice)
 	}
 	if err := b.maint.Retire(ctx, id); err != nil {
 		return err

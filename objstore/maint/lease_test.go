@@ -4,32 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/client"
+	"github.com/gabionfs/gabion/objstore/internal/testclock"
 	"github.com/gabionfs/gabion/objstore/nsm"
 )
-
-// clock is a clock that the test turns.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
-}
 
 // agent is another process that maintains the same backend.
 type agent struct {
@@ -39,11 +21,11 @@ type agent struct {
 }
 
 // newAgent returns an agent that beats when it is told to.
-func (r *rig) newAgent(name string, clock *clock, namespaces int) *agent {
+func (r *rig) newAgent(name string, clock *testclock.Clock, namespaces int) *agent {
 	a := &agent{}
 	a.m = New(Options{KV: r.store, Disks: r.mgr, Rate: -1, RepairDelay: -1, CollectEvery: -1, ScrubEvery: -1, UploadGrace: 10 * time.Second,
 		Agent: name, LeaseTime: 10 * time.Second, Namespaces: func() []*client.Namespace { return a.ns }})
-	a.m.agency.now = clock.now
+	a.m.agency.now = clock.Now
 	a.c = client.New(client.Options{Disks: r.mgr, Trouble: a.m, HedgeMin: time.Second, Grace: r.grace})
 	for i := range namespaces {
 		n := nsm.Open(r.store, nsm.Options{Name: fmt.Sprint("test", i+1), Number: uint32(i + 1), Policies: r.policies, Disks: r.mgr, Highest: Highest(r.mgr)})
@@ -63,7 +45,7 @@ func TestAgentsShare(t *testing.T) {
 	r := newRig(t, 6, p42)
 	defer func() { r.close() }()
 	const namespaces = 24
-	ck := &clock{t: time.Unix(1000, 0)}
+	ck := testclock.New(time.Unix(1000, 0))
 	var agents []*agent
 	for i := range 3 {
 		a := r.newAgent(fmt.Sprint("agent", i), ck, namespaces)
@@ -75,7 +57,7 @@ func TestAgentsShare(t *testing.T) {
 			for _, a := range which {
 				r.fatal(a.m.Beat(ctx0))
 			}
-			ck.add(2 * time.Second)
+			ck.Add(2 * time.Second)
 		}
 	}
 	shares := func(which ...*agent) (out []int) {
@@ -142,7 +124,7 @@ func TestPausedAgent(t *testing.T) {
 func pause(t *testing.T, what string) {
 	r := newRig(t, 7, p42)
 	defer func() { r.close() }()
-	ck := &clock{t: time.Unix(1000, 0)}
+	ck := testclock.New(time.Unix(1000, 0))
 	a, b := r.newAgent("a", ck, 1), r.newAgent("b", ck, 1)
 	defer a.close()
 	defer b.close()
@@ -210,7 +192,7 @@ func pause(t *testing.T, what string) {
 		return n > 0
 	})
 	for range 8 {
-		ck.add(2 * time.Second)
+		ck.Add(2 * time.Second)
 		r.fatal(b.m.Beat(ctx0))
 	}
 	if a.m.ours(1) || !b.m.ours(1) {
@@ -248,7 +230,7 @@ func pause(t *testing.T, what string) {
 func TestWakingCollector(t *testing.T) {
 	r := newRig(t, 6, p42)
 	defer func() { r.close() }()
-	ck := &clock{t: time.Unix(1000, 0)}
+	ck := testclock.New(time.Unix(1000, 0))
 	a, b := r.newAgent("a", ck, 1), r.newAgent("b", ck, 1)
 	defer a.close()
 	defer b.close()
@@ -272,7 +254,7 @@ func TestWakingCollector(t *testing.T) {
 		t.Fatal(garbage)
 	}
 	for range 8 {
-		ck.add(2 * time.Second)
+		ck.Add(2 * time.Second)
 		r.fatal(b.m.Beat(ctx0))
 	}
 	r.fatal(b.m.heal(ctx0, object{b.ns[0].NSM(), "x"}, map[objstore.FragmentKey]bool{lost: true}))

@@ -3,37 +3,19 @@ package manager
 import (
 	"context"
 	"errors"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/gabionfs/gabion/kv/memkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/disktest"
+	"github.com/gabionfs/gabion/objstore/internal/testclock"
 )
 
-// fakeClock moves when a disk is said to take its time.
-type fakeClock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *fakeClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *fakeClock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-// pacedDisk takes as long as pace says, on the fake clock.
+// pacedDisk takes as long as pace says, on the clock.
 type pacedDisk struct {
 	*disktest.Disk
-	clock *fakeClock
+	clock *testclock.Clock
 	pace  time.Duration
 	err   error
 	puts  int
@@ -41,7 +23,7 @@ type pacedDisk struct {
 
 func (d *pacedDisk) PutFragment(ctx context.Context, k objstore.FragmentKey, recovery, data []byte, sums []uint32) error {
 	d.puts++
-	d.clock.pass(d.pace)
+	d.clock.Add(d.pace)
 	if d.err != nil {
 		return d.err
 	}
@@ -50,7 +32,7 @@ func (d *pacedDisk) PutFragment(ctx context.Context, k objstore.FragmentKey, rec
 
 func TestFitness(t *testing.T) {
 	ctx := context.Background()
-	clock := &fakeClock{now: time.Unix(1_000_000, 0)}
+	clock := testclock.New(time.Unix(1_000_000, 0))
 	m := openManager(t, memkv.New())
 	paced := &pacedDisk{Disk: disktest.New(0), clock: clock, pace: 200 * time.Millisecond}
 	slow, err := m.Attach(ctx, "slow", "/slow", "node", paced)
@@ -63,7 +45,7 @@ func TestFitness(t *testing.T) {
 	}
 	// tick is one look of the watch a second.
 	tick := func() {
-		clock.pass(time.Second)
+		clock.Add(time.Second)
 		limit := m.JudgeWrites(clock.Now())
 		for _, d := range m.Disks() {
 			m.ProbeWrites(ctx, d, limit, clock.Now)

@@ -190,9 +190,6 @@ func (g *Gabion) Running() bool {
 	}
 }
 
-// Ended is closed when the process that was started last has ended.
-func (g *Gabion) Ended() <-chan struct{} { return g.ended }
-
 // PID of the process.
 func (g *Gabion) PID() int { return g.cmd.Process.Pid }
 

@@ -177,9 +177,6 @@ func (n *ClusterNode) Stop() {
 	}
 }
 
-// Output is what the process has printed since it was started last.
-func (n *ClusterNode) Output() string { return n.child.Output() }
-
 // environment is ours, with the administrator's file for the commands.
 func (c *Nodes) environment() []string {
 	var env []string

@@ -2,6 +2,7 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -96,17 +97,19 @@ func (h *handler) fsck(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
-	flush := http.NewResponseController(w)
-	send := func(e FsckEvent) {
-		enc.Encode(e) // a client that is gone cancels the context
-		flush.Flush()
-	}
-	if err := h.b.Fsck(r.Context(), q, send); err != nil {
+	send := lines[FsckEvent](w)
+	// A client that is gone cancels the context.
+	if err := h.b.Fsck(r.Context(), q, func(e FsckEvent) { _ = send(e) }); err != nil {
 		wire, _ := toWire(err)
-		send(FsckEvent{Error: &wire})
+		_ = send(FsckEvent{Error: &wire})
 	}
+}
+
+// lines begins an answer of lines of JSON, each of which is on its way when what is returned has returned.
+func lines[T any](w http.ResponseWriter) func(T) error {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	return func(v T) error { return errors.Join(enc.Encode(v), flush.Flush()) }
 }
 
 // object returns the namespace and the name that the query gives.

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -100,15 +99,10 @@ func (h *handler) kvWatch(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
-	flush := http.NewResponseController(w)
-	err := h.b.Watch(r.Context(), q, func(e WatchEvent) error {
-		return errors.Join(enc.Encode(e), flush.Flush())
-	})
-	if err != nil && !errors.Is(err, context.Canceled) {
+	send := lines[WatchEvent](w)
+	if err := h.b.Watch(r.Context(), q, send); err != nil && !errors.Is(err, context.Canceled) {
 		wire, _ := toWire(err)
-		enc.Encode(WatchEvent{Error: &wire}) // the client may be gone
+		_ = send(WatchEvent{Error: &wire}) // the client may be gone
 	}
 }
 

@@ -16,19 +16,19 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"syscall"
 	"time"
 
 	"github.com/gabionfs/gabion/cmd/internal/control"
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/cmd/internal/interrupt"
 	"github.com/gabionfs/gabion/cmd/internal/node"
 	"github.com/gabionfs/gabion/dav"
 	"github.com/gabionfs/gabion/fs/mount"
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/cluster/identity"
+	"github.com/gabionfs/gabion/kv/kvrpc"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
 	"github.com/gabionfs/gabion/objstore/crypt"
@@ -94,15 +94,12 @@ type run struct {
 // Run runs until ctx ends or the process gets SIGINT or SIGTERM, and returns nil after a clean stop. A
 // second signal ends the process at once.
 func Run(ctx context.Context, o Options) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	r := &run{o: o, log: o.Logger, started: time.Now(), failed: make(chan error, 4)}
-	over := make(chan struct{})
-	defer close(over)
-	go r.watchSignals(signals, cancel, over)
+	ctx, end := interrupt.Context(ctx, func(s os.Signal) { r.log.Info("stopping", "signal", s.String()) }, func() {
+		fmt.Fprintln(o.Err, "gabion: forced: what was not fsynced may be lost; a mount that stays behind is cleaned at the next start")
+		os.Exit(1)
+	})
+	defer end()
 
 	tune(o.Memory)
 	err := r.start(ctx)
@@ -113,28 +110,13 @@ func Run(ctx context.Context, o Options) error {
 		err = nil
 	}
 	stopped := r.stop()
-	if errors.Is(err, kv.ErrFenced) && errors.Is(stopped, kv.ErrFenced) {
-		r.log.Info("stopped without the store", "err", stopped)
-		stopped = nil // it follows from what ended us
+	for _, why := range []error{kv.ErrFenced, kvrpc.ErrDenied} {
+		if errors.Is(err, why) && errors.Is(stopped, why) {
+			r.log.Info("stopped without the store", "err", stopped)
+			stopped = nil // it follows from what ended us
+		}
 	}
 	return errors.Join(err, stopped)
-}
-
-// watchSignals cancels at the first signal and exits at the second.
-func (r *run) watchSignals(signals <-chan os.Signal, cancel func(), over <-chan struct{}) {
-	select {
-	case s := <-signals:
-		r.log.Info("stopping", "signal", s.String())
-		cancel()
-	case <-over:
-		return
-	}
-	select {
-	case <-signals:
-		fmt.Fprintln(r.o.Err, "gabion: forced: what was not fsynced may be lost; a mount that stays behind is cleaned at the next start")
-		os.Exit(1)
-	case <-over:
-	}
 }
 
 // tune sets the scheduler and the collector for this process, unless the environment did.

@@ -23,6 +23,7 @@ const (
 	bundleName  = "cluster.pem"
 	idName      = "identity.pem"
 	keyringName = "keyring"
+	placesName  = "disks"
 	magic       = "gabion-data "
 	version     = 2       // 1 has no Remote, and is what is written without one
 	maxFormat   = 1 << 20 // bytes of a format file

@@ -6,6 +6,7 @@
 //	DIR/cluster.pem   then how to reach that cluster: a copy of the client's bundle
 //	DIR/identity.pem  what is shown to the servers of disks of other processes, if not that bundle
 //	DIR/asd-NN/       the disks that were made inside the directory
+//	DIR/disks         where the disks are that are in use, see Places
 //	DIR/keyring       a copy of the keyring of what is encrypted, itself sealed (objstore/crypt)
 //	DIR/control.sock  the running process's control socket
 //
@@ -215,7 +216,7 @@ func (d *Dir) Abandon() error {
 func (d *Dir) Close() error { return d.lock.Close() }
 
 // made matches the names that a creation makes, but for the format file.
-var made = regexp.MustCompile(`^(kv|managers|asd-[0-9]{2}|control\.sock|format\.new|(cluster|identity)\.pem(\.new)?|keyring(\.new)?)$`)
+var made = regexp.MustCompile(`^(kv|managers|asd-[0-9]{2}|control\.sock|format\.new|(cluster|identity)\.pem(\.new)?|keyring(\.new)?|disks(\.new)?)$`)
 
 // clear removes what a creation makes. Only called while nothing was stored yet.
 func (d *Dir) clear() error {

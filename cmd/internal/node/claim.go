@@ -118,6 +118,9 @@ func claimStore(ctx context.Context, r *remote, d *datadir.Dir) (existing bool, 
 
 // Finish is to be called when the data directory has been marked as ready, and before it is used.
 func (n *Node) Finish(ctx context.Context) error {
+	if err := n.rememberDisks(); err != nil {
+		return err
+	}
 	r, ok := n.kv.(*remote)
 	if !ok {
 		return nil

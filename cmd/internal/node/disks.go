@@ -62,7 +62,21 @@ func (n *Node) AddASD(ctx context.Context, dir string) (control.Disk, error) {
 	if err != nil {
 		return control.Disk{}, err
 	}
-	return disk(s), nil
+	return disk(s), n.rememberDisks()
+}
+
+// rememberDisks has the data directory say where the disks are, for when the key-value store is lost.
+func (n *Node) rememberDisks() error {
+	n.placing.Lock()
+	defer n.placing.Unlock()
+	var places []string
+	for _, s := range n.objects.Disks() {
+		places = append(places, s.Dir)
+	}
+	if err := n.dir.WritePlaces(places); err != nil {
+		return fmt.Errorf("note where the disks are: %w", err)
+	}
+	return nil
 }
 
 // ChangeASD changes what a disk is used for.
@@ -83,7 +97,10 @@ func (n *Node) ChangeASD(ctx context.Context, r control.ChangeRequest) (control.
 	case control.Drain:
 		err = n.objects.DrainDisk(ctx, id)
 	case control.Purge:
-		return before, n.objects.PurgeDisk(ctx, id, r.Force)
+		if err := n.objects.PurgeDisk(ctx, id, r.Force); err != nil {
+			return before, err
+		}
+		return before, n.rememberDisks()
 	default:
 		err = fmt.Errorf("%w: %q cannot be done to a disk", control.ErrBadRequest, r.Do)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/fs"
@@ -50,6 +51,8 @@ type Node struct {
 	content  objstore.Namespace // of the volume
 	volume   *volume.Volume     // nil: it is locked
 	session  fs.FS              // for our own questions
+
+	placing sync.Mutex // held while the directory is told where the disks are
 }
 
 // Open opens every layer over d, which stays the caller's. While d is being created, so are they.

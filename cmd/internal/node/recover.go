@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
+	"github.com/gabionfs/gabion/fs/meta"
+	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/kv/raftkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/asd"
@@ -56,8 +59,11 @@ func addDisks(ctx context.Context, d *datadir.Dir, objects *local.Backend, o Rec
 	for _, s := range objects.Disks() {
 		known[s.Dir] = true
 	}
-	for _, f := range d.Config.ASDs {
-		dir := d.Resolve(f)
+	places, err := d.Places()
+	if err != nil {
+		return fmt.Errorf("%w: remove it, and give all disks with --asd", err)
+	}
+	for _, dir := range places {
 		if known[dir] {
 			continue
 		}
@@ -111,11 +117,24 @@ func Recover(ctx context.Context, d *datadir.Dir, o RecoverOptions) (_ Recovery,
 			return embedded{s}, nil
 		}
 	}
+	made := out.StoreLost
 	store, err := openStore(ctx, d, no)
 	if err != nil {
 		return out, err
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	defer func() {
+		err = errors.Join(err, store.Close())
+		if made && err != nil && len(out.Namespaces) == 0 {
+			// An empty store in the place of the lost one would let a filesystem start over the old content.
+			err = errors.Join(err, os.RemoveAll(d.KV()))
+		}
+	}()
+	if d.Config.Remote == nil && !out.StoreLost { // a recovery may have been cut off before
+		err := store.View(ctx, kv.Pending, func(r kv.Reader) error { _, err := meta.GetVolume(r); return err })
+		if out.StoreLost = errors.Is(err, meta.ErrNotFormatted); err != nil && !out.StoreLost {
+			return out, err
+		}
+	}
 	cluster, err := asd.ParseID(d.Config.Cluster)
 	if err != nil {
 		return out, err

@@ -73,6 +73,8 @@ func openRemote(ctx context.Context, d *datadir.Dir, o Options) (Store, error) {
 func explainOpen(err error, where datadir.Remote, addrs []string) error {
 	var fenced *kv.FencedError
 	switch {
+	case errors.Is(err, kvrpc.ErrDenied):
+		return deniedError{where.Cluster}
 	case errors.As(err, &fenced):
 		return &fencedError{fmt.Sprintf("store %s is in use by %s: stop that one, or wait half a minute if its machine is gone, or take the store away with --steal", where.Store, fenced.Holder)}
 	case errors.Is(err, kv.ErrNoStore):
@@ -89,6 +91,14 @@ type fencedError struct{ text string }
 func (e *fencedError) Error() string { return e.text }
 func (e *fencedError) Unwrap() error { return kv.ErrFenced }
 
+// deniedError is kvrpc.ErrDenied in words that say what to do.
+type deniedError struct{ cluster string }
+
+func (e deniedError) Error() string {
+	return fmt.Sprintf("cluster %s refuses the client whose file this data directory has; it was revoked: make a file of another client with `gabion cluster client NAME FILE --data DIR` on a node, and give it with `gabion up --cluster FILE`", e.cluster)
+}
+func (deniedError) Unwrap() error { return kvrpc.ErrDenied }
+
 // Close gives the store back.
 func (r *remote) Close() error {
 	if r.keeper != nil {
@@ -100,6 +110,9 @@ func (r *remote) Close() error {
 // Err says why the store cannot be used any more.
 func (r *remote) Err() error {
 	err := r.Session.Err()
+	if errors.Is(err, kvrpc.ErrDenied) {
+		return deniedError{r.where.Cluster}
+	}
 	var fenced *kv.FencedError
 	if errors.As(err, &fenced) {
 		holder := fenced.Holder
