@@ -10,6 +10,7 @@ import (
 	"github.com/gabionfs/gabion/kv/memkv"
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/client"
+	"github.com/gabionfs/gabion/objstore/internal/testclock"
 	"github.com/gabionfs/gabion/objstore/nsm"
 )
 
@@ -98,7 +99,7 @@ func TestLeasesMove(t *testing.T) {
 		at[ns] = stores()[ns%2]
 		r.fatal(hosts[ns%2].Obey(ctx0, nsm.Message{Number: uint64(ns+1) / 2, Kind: nsm.KindCreate, Namespace: ns}))
 	}
-	ck := &clock{t: time.Unix(1000, 0)}
+	ck := testclock.New(time.Unix(1000, 0))
 	var agents []*agent
 	for i := range 2 {
 		a := r.newAgent(fmt.Sprint("agent", i), ck, 0)
@@ -116,7 +117,7 @@ func TestLeasesMove(t *testing.T) {
 			for _, a := range agents {
 				r.fatal(a.m.Beat(ctx0))
 			}
-			ck.add(2 * time.Second)
+			ck.Add(2 * time.Second)
 		}
 	}
 	// held returns the token of the one agent that has a namespace.
