@@ -160,6 +160,22 @@ type Disk interface {
 	Close() error
 }
 
+// FragmentRead is one read of many: what ReadFragment is given, and what it returned.
+type FragmentRead struct {
+	Key FragmentKey
+	Off int64
+	P   []byte
+	Err error
+}
+
+// MultiDisk is a Disk that answers many reads in one call, which costs one way there and back.
+type MultiDisk interface {
+	Disk
+	// ReadFragments does each of the reads as ReadFragment would, and notes how it ended. The error that it returns
+	// is one of the call; then nothing is known of the reads.
+	ReadFragments(ctx context.Context, reads []FragmentRead) error
+}
+
 // RemoteDisk is a Disk that is not of this machine: what is kept of it here saves a way over the network.
 type RemoteDisk interface {
 	Disk

@@ -58,6 +58,12 @@ func (s *troubles) Obsolete(*nsm.Manager) {}
 
 func newRig(t testing.TB, disks int, preset objstore.Preset, o Options) *rig {
 	t.Helper()
+	return newRigOf(t, disks, preset, o, func(d *disktest.Disk) objstore.Disk { return d })
+}
+
+// newRigOf is newRig with disks that wrap makes of those in memory.
+func newRigOf(t testing.TB, disks int, preset objstore.Preset, o Options, wrap func(*disktest.Disk) objstore.Disk) *rig {
+	t.Helper()
 	ctx := context.Background()
 	r := &rig{t: t, store: memkv.New(memkv.Rerun()), seen: &troubles{degraded: map[string]int{}}}
 	var err error
@@ -66,7 +72,7 @@ func newRig(t testing.TB, disks int, preset objstore.Preset, o Options) *rig {
 	}
 	for i := range disks {
 		d := disktest.New(0)
-		if _, err := r.mgr.Attach(ctx, fmt.Sprint("asd", i), fmt.Sprint("dir", i), "here", d); err != nil {
+		if _, err := r.mgr.Attach(ctx, fmt.Sprint("asd", i), fmt.Sprint("dir", i), "here", wrap(d)); err != nil {
 			t.Fatal(err)
 		}
 		r.disks = append(r.disks, d)

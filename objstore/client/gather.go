@@ -28,6 +28,7 @@ type gatherer struct {
 
 	open   *crypt.Object // of a sealed object
 	offset int64         // of the chunk in the object
+	supply *supply       // what was read in advance; nil: nothing
 
 	pieces  []*piece
 	detours []*detour
@@ -97,7 +98,7 @@ func (g *gatherer) readCached(ctx context.Context) bool {
 }
 
 func (g *gatherer) readPieceCached(ctx context.Context, w *piece) bool {
-	if g.prefer(w.fragment) && g.readDiskCached(ctx, w) {
+	if g.supply.read(g.fragment(w.fragment).Fragment, int64(w.off), w.dst) || g.prefer(w.fragment) && g.readDiskCached(ctx, w) {
 		return true
 	}
 	cache := g.s.c.o.Fragments

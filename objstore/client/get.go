@@ -13,6 +13,11 @@ import (
 
 // ReadAt implements objstore.Namespace.
 func (s *Namespace) ReadAt(ctx context.Context, name string, off int64, p []byte) error {
+	return s.readAt(ctx, name, off, p, nil)
+}
+
+// readAt is ReadAt with what was read in advance.
+func (s *Namespace) readAt(ctx context.Context, name string, off int64, p []byte, have *supply) error {
 	m, err := s.nsm.Lookup(ctx, name)
 	if err != nil {
 		return err
@@ -20,7 +25,7 @@ func (s *Namespace) ReadAt(ctx context.Context, name string, off int64, p []byte
 	// A cached manifest may be older than a repair or a deletion: then its fragments are gone. The
 	// manifest tells; each round needs a new one, so there are not many.
 	for range 4 {
-		if err = s.readObject(ctx, name, m, off, p); err == nil {
+		if err = s.readObject(ctx, name, m, off, p, have); err == nil {
 			return nil
 		}
 		var lost *objstore.LostError
@@ -57,7 +62,7 @@ func same(a, b *manifest.Manifest) bool {
 	return true
 }
 
-func (s *Namespace) readObject(ctx context.Context, name string, m *manifest.Manifest, off int64, p []byte) error {
+func (s *Namespace) readObject(ctx context.Context, name string, m *manifest.Manifest, off int64, p []byte, have *supply) error {
 	if off < 0 {
 		return fmt.Errorf("negative offset %d", off)
 	}
@@ -77,7 +82,7 @@ func (s *Namespace) readObject(ctx context.Context, name string, m *manifest.Man
 		end := start + int64(c.Size)
 		if off < end {
 			n := int(min(int64(len(p)), end-off))
-			g := gatherer{s: s, name: name, m: m, index: i, c: c, open: open, offset: start}
+			g := gatherer{s: s, name: name, m: m, index: i, c: c, open: open, offset: start, supply: have}
 			if err := g.readChunk(ctx, int(off-start), p[:n]); err != nil {
 				return err
 			}

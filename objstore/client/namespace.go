@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/manifest"
 	"github.com/gabionfs/gabion/objstore/nsm"
@@ -63,22 +61,6 @@ func (s *Namespace) Reclaim(ctx context.Context) error {
 // List implements objstore.Namespace.
 func (s *Namespace) List(ctx context.Context, from, to string, fn func(objstore.Info) bool) error {
 	return s.nsm.List(ctx, from, to, func(name string, m *manifest.Manifest) bool { return fn(m.Info(name)) })
-}
-
-// sliceParallel is how many slices of one call are read at a time.
-const sliceParallel = 8
-
-// ReadSlices implements objstore.Namespace.
-func (s *Namespace) ReadSlices(ctx context.Context, slices []objstore.Slice) error {
-	if len(slices) == 1 {
-		return s.ReadAt(ctx, slices[0].Name, slices[0].Off, slices[0].P)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(sliceParallel)
-	for _, sl := range slices {
-		g.Go(func() error { return s.ReadAt(ctx, sl.Name, sl.Off, sl.P) })
-	}
-	return g.Wait()
 }
 
 func (s *Namespace) wrap(op, name string, err error) error {

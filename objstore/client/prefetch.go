@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/gabionfs/gabion/objstore"
-	"github.com/gabionfs/gabion/objstore/frames"
-	"github.com/gabionfs/gabion/objstore/manifest"
 )
 
 var _ objstore.Prefetcher = (*Namespace)(nil)
@@ -17,39 +15,11 @@ func (s *Namespace) Prefetch(ctx context.Context, name string, off, n int64) {
 	if err != nil || off < 0 {
 		return
 	}
-	var start int64
-	for i := range m.Chunks {
-		c := &m.Chunks[i]
-		end := start + int64(c.Size)
-		from, to := max(off, start), min(off+n, end)
-		if from < to {
-			s.prefetchChunk(ctx, m, i, int(from-start), int(to-start))
+	s.eachPart(m, off, n, func(g *gatherer, i, off, n int) {
+		if g.prefer(i) {
+			s.prefetchFragment(ctx, g, i, off, n)
 		}
-		start = end
-	}
-}
-
-// prefetchChunk is Prefetch for [from, to) of a chunk as the user gave it.
-func (s *Namespace) prefetchChunk(ctx context.Context, m *manifest.Manifest, i, from, to int) {
-	g := gatherer{s: s, m: m, index: i, c: &m.Chunks[i]}
-	if t := g.c.Frames; t != nil {
-		first, last := from/frames.Size, (to-1)/frames.Size
-		from, to = 0, 0
-		for j, l := range t.Lens[:last+1] {
-			if j < first {
-				from += int(l)
-			}
-			to += int(l)
-		}
-	}
-	size := g.c.FragmentLen()
-	for from < to {
-		n := min(to-from, size-from%size)
-		if g.prefer(from / size) {
-			s.prefetchFragment(ctx, &g, from/size, from%size, n)
-		}
-		from += n
-	}
+	})
 }
 
 func (s *Namespace) prefetchFragment(ctx context.Context, g *gatherer, fragment, off, n int) {

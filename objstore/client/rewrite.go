@@ -109,7 +109,7 @@ type objectReader struct {
 }
 
 func (r objectReader) ReadAt(p []byte, off int64) (int, error) {
-	if err := r.s.readObject(r.ctx, r.name, r.m, off, p); err != nil {
+	if err := r.s.readObject(r.ctx, r.name, r.m, off, p, nil); err != nil {
 		return 0, err
 	}
 	return len(p), nil

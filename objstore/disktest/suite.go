@@ -21,7 +21,7 @@ func Run(t *testing.T, open func(testing.TB) objstore.Disk) {
 	for name, test := range map[string]func(*testing.T, objstore.Disk){
 		"PutAndRead": testPutAndRead, "Sizes": testSizes, "Replace": testReplace, "Missing": testMissing,
 		"PastTheEnd": testPastTheEnd, "Recovery": testRecovery, "Has": testHas, "Delete": testDelete,
-		"Range": testRange, "Stat": testStat, "Canceled": testCanceled, "Concurrent": testConcurrent, "Closed": testClosed,
+		"Range": testRange, "Stat": testStat, "Canceled": testCanceled, "Many": testMany, "Concurrent": testConcurrent, "Closed": testClosed,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -79,6 +79,53 @@ func testReplace(t *testing.T, d objstore.Disk) {
 		if r, err := d.ReadRecovery(context.Background(), k); err != nil || !bytes.Equal(r, []byte{byte(i)}) {
 			t.Fatal(r, err)
 		}
+	}
+}
+
+// testMany is for disks that answer many reads at once.
+func testMany(t *testing.T, d objstore.Disk) {
+	multi, ok := d.(objstore.MultiDisk)
+	if !ok {
+		t.Skip("it reads one after the other")
+	}
+	ctx := context.Background()
+	const fragments, size = 20, 300_000
+	var all [fragments][]byte
+	for i := range all {
+		all[i] = Bytes(i, size)
+		put(t, d, suiteKey(i), nil, all[i])
+	}
+	if err := multi.ReadFragments(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	var reads []objstore.FragmentRead
+	for i := range 2500 { // more than one message carries
+		reads = append(reads, objstore.FragmentRead{Key: suiteKey(i % (fragments + 1)), Off: int64(i * 100), P: make([]byte, 1+i%5000)})
+	}
+	if err := multi.ReadFragments(ctx, reads); err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range reads {
+		n := i % (fragments + 1)
+		switch {
+		case n == fragments:
+			if !errors.Is(r.Err, objstore.ErrNoFragment) {
+				t.Fatalf("read %d of a fragment that is not there: %v", i, r.Err)
+			}
+		case r.Off+int64(len(r.P)) > size:
+			t.Fatal("the test reads past the end")
+		case r.Err != nil || !bytes.Equal(r.P, all[n][r.Off:][:len(r.P)]):
+			t.Fatalf("read %d: %v", i, r.Err)
+		}
+	}
+	past := []objstore.FragmentRead{{Key: suiteKey(1), Off: size - 5, P: make([]byte, 10)}, {Key: suiteKey(1), P: make([]byte, 10)}}
+	var corrupt *objstore.CorruptError
+	if err := multi.ReadFragments(ctx, past); err != nil || !errors.As(past[0].Err, &corrupt) || past[1].Err != nil {
+		t.Fatal(err, past)
+	}
+	big := []objstore.FragmentRead{{Key: suiteKey(1), P: make([]byte, size)}, {Key: suiteKey(2), P: make([]byte, size)}}
+	if err := multi.ReadFragments(ctx, big); err != nil || big[1].Err != nil || !bytes.Equal(big[1].P, Bytes(2, size)) {
+		t.Fatal(err, big[1].Err)
 	}
 }
 

@@ -149,3 +149,38 @@ func dropPages(b *testing.B, dir string) {
 		_ = f.Close()
 	}
 }
+
+// BenchmarkSlices reads 64 slices of 4 KiB from as many objects, in one call and one by one, eight at a time.
+func BenchmarkSlices(b *testing.B) {
+	ctx := context.Background()
+	const objects, size = 256, 256 << 10
+	for _, place := range []string{"local", "remote"} {
+		_, ns := cacheRig(b, place == "remote", CacheOptions{})
+		for i := range objects {
+			if _, err := ns.Put(ctx, fmt.Sprint(i), noise(size)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		list := make([]objstore.Slice, 64)
+		for i := range list {
+			list[i].P = make([]byte, 4<<10)
+		}
+		for name, read := range map[string]func() error{
+			"together":   func() error { return ns.ReadSlices(ctx, list) },
+			"one by one": func() error { return objstore.ReadEach(ctx, list, 8, ns.ReadAt) },
+		} {
+			b.Run(place+"/"+name, func(b *testing.B) {
+				begin := cpuTime()
+				for b.Loop() {
+					for i := range list {
+						list[i].Name, list[i].Off = fmt.Sprint(rand.IntN(objects)), int64(rand.IntN(size>>12))<<12
+					}
+					if err := read(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64((cpuTime()-begin).Microseconds())/float64(b.N), "cpu-us/op")
+			})
+		}
+	}
+}

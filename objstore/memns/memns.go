@@ -121,12 +121,7 @@ func (n *Namespace) ReadAt(ctx context.Context, name string, off int64, p []byte
 
 // ReadSlices is ReadAt for each of the slices.
 func (n *Namespace) ReadSlices(ctx context.Context, slices []objstore.Slice) error {
-	for _, s := range slices {
-		if err := n.ReadAt(ctx, s.Name, s.Off, s.P); err != nil {
-			return err
-		}
-	}
-	return nil
+	return objstore.ReadEach(ctx, slices, 1, n.ReadAt)
 }
 
 // Stat describes an object.

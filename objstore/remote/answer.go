@@ -35,6 +35,8 @@ func (v *visit) answer(ctx context.Context, r request, meta []byte) error {
 		return v.put(ctx, r, meta)
 	case opRead:
 		return v.read(ctx, meta)
+	case opReadMany:
+		return v.readMany(ctx, meta)
 	case opPrefetch:
 		return v.prefetch(ctx, meta)
 	case opRecovery:

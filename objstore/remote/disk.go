@@ -44,7 +44,11 @@ type Disk struct {
 	node string
 }
 
-var _ objstore.CachedDisk = (*Disk)(nil)
+var (
+	_ objstore.CachedDisk = (*Disk)(nil)
+	_ objstore.MultiDisk  = (*Disk)(nil)
+	_ objstore.RemoteDisk = (*Disk)(nil)
+)
 
 // Open connects to the disk of that id. It fails when the server cannot be reached, does not have the disk, or has
 // it for another owner.
@@ -124,7 +128,7 @@ func (d *Disk) ReadFragment(ctx context.Context, key objstore.FragmentKey, off i
 		return &objstore.CorruptError{What: "fragment " + key.String(), Err: fmt.Errorf("%d bytes at %d wanted", len(p), off)}
 	}
 	m := span{key, off, len(p)}
-	return d.p.call(ctx, &exchange{op: opRead, meta: m.append, metaLen: keyLen + 12, into: p})
+	return d.p.call(ctx, &exchange{op: opRead, meta: m.append, metaLen: spanLen, into: p})
 }
 
 // ReadCached reports false: nothing is kept on this side, and a call is no cheaper for what the server has.
@@ -138,7 +142,7 @@ func (d *Disk) Prefetch(ctx context.Context, key objstore.FragmentKey, off int64
 	m := span{key, off, min(n, MaxFragment)}
 	d.p.background(func() {
 		// Whoever reads finds out what is wrong.
-		_ = d.p.call(context.WithoutCancel(ctx), &exchange{op: opPrefetch, meta: m.append, metaLen: keyLen + 12})
+		_ = d.p.call(context.WithoutCancel(ctx), &exchange{op: opPrefetch, meta: m.append, metaLen: spanLen})
 	})
 }
 

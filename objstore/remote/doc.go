@@ -52,6 +52,8 @@
 //	11  claim     asd(16) owner(16)
 //	12  release   asd(16) owner(16) wipe(1)
 //	13  prefetch  key(22) offset(8) length(4)
+//	14  readmany  key(22) offset(8) length(4) each, up to 1024                a status per read; the bytes of all, in
+//	                                                                         order, zeroes for those that failed
 //
 // A hello without an asd, 16 zeroes, is for list, claim and release alone.
 package remote

@@ -19,6 +19,7 @@ func FuzzRequest(f *testing.F) {
 	add(request{op: opRead, limit: 5e9}, span{key, 77, 4096}.append(nil))
 	add(request{op: opHas}, key.Append(key.Append(nil)))
 	add(request{op: opStat}, nil)
+	add(request{op: opReadMany}, span{key, 5, 10}.append(span{key, 77, 4096}.append(nil)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < headerLen {
 			return
@@ -49,6 +50,16 @@ func FuzzRequest(f *testing.F) {
 			var s span
 			s, err = parseSpan(meta)
 			again = s.append(nil)
+		case opReadMany:
+			var list []span
+			var size int
+			list, size, err = parseSpans(meta)
+			if size < 0 || size > MaxFragment || len(list) > maxReads {
+				t.Fatalf("%d reads of %d bytes", len(list), size)
+			}
+			for _, s := range list {
+				again = s.append(again)
+			}
 		case opHas, opDelete:
 			var keys []objstore.FragmentKey
 			keys, err = parseKeys(meta)

@@ -30,6 +30,7 @@ const (
 	maxRecovery = asd.MaxInfo
 	maxKeys     = 4096 // in one has or delete
 	maxRange    = 1000 // fragments in one answer
+	maxReads    = 1024 // in one readmany
 	maxText     = 4 << 10
 	maxDisks    = 256
 	maxPut      = keyLen + 4 + maxRecovery + 4*(MaxFragment/crc.Block)
@@ -52,9 +53,10 @@ const (
 	opClaim
 	opRelease
 	opPrefetch
+	opReadMany
 )
 
-var opNames = [...]string{"?", "hello", "put", "read", "recovery", "has", "delete", "range", "stat", "probe", "list", "claim", "release", "prefetch"}
+var opNames = [...]string{"?", "hello", "put", "read", "recovery", "has", "delete", "range", "stat", "probe", "list", "claim", "release", "prefetch", "readmany"}
 
 func (o op) String() string {
 	if int(o) < len(opNames) {
@@ -72,6 +74,8 @@ func (o op) limits() (meta, data int, ok bool) {
 		return maxPut, MaxFragment, true
 	case opRead, opPrefetch:
 		return keyLen + 12, 0, true
+	case opReadMany:
+		return maxReads * spanLen, 0, true
 	case opRecovery:
 		return keyLen, 0, true
 	case opHas, opDelete:
@@ -241,7 +245,9 @@ func parseKeys(b []byte) ([]objstore.FragmentKey, error) {
 	return keys, nil
 }
 
-// span is the meta of a read or a prefetch.
+const spanLen = keyLen + 12
+
+// span is the meta of a read or a prefetch, and one read of many.
 type span struct {
 	key objstore.FragmentKey
 	off int64
@@ -255,7 +261,7 @@ func (s span) append(b []byte) []byte {
 }
 
 func parseSpan(b []byte) (s span, err error) {
-	if len(b) != keyLen+12 {
+	if len(b) != spanLen {
 		return s, violated("a read with %d bytes", len(b))
 	}
 	if s.key, err = parseKey(b); err != nil {
@@ -267,6 +273,25 @@ func parseSpan(b []byte) (s span, err error) {
 	}
 	s.off, s.n = int64(off), int(n)
 	return s, nil
+}
+
+// parseSpans reads the meta of a readmany, and returns how many bytes it asks for in all.
+func parseSpans(b []byte) (list []span, size int, err error) {
+	if len(b) == 0 || len(b)%spanLen != 0 || len(b) > maxReads*spanLen {
+		return nil, 0, violated("many reads with %d bytes", len(b))
+	}
+	list = make([]span, 0, len(b)/spanLen)
+	for ; len(b) > 0; b = b[spanLen:] {
+		s, err := parseSpan(b[:spanLen])
+		if err != nil {
+			return nil, 0, err
+		}
+		if size += s.n; size > MaxFragment {
+			return nil, 0, violated("many reads of more than %d bytes", MaxFragment)
+		}
+		list = append(list, s)
+	}
+	return list, size, nil
 }
 
 // listing is the answer to a range.
