@@ -82,7 +82,7 @@ func (g *gatherer) feed(ctx context.Context, d *detour) {
 			near[i], cost[i] = cost[i] > 3 || g.bad[i] != nil, 0
 		}
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(cost[a], cost[b]) })
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(cost[a], cost[b]), g.nearer(a, b)) })
 	for _, i := range order {
 		if coming >= g.c.K {
 			return

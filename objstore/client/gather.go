@@ -38,7 +38,7 @@ type gatherer struct {
 	missed  map[int]bool // fragments that turned out not to be in the cache
 }
 
-// piece is a part of the range that lies in one data fragment.
+// piece is a part of the range that lies in one data fragment, or in any of the replicas.
 type piece struct {
 	fragment int
 	off      int // in the fragment
@@ -121,7 +121,7 @@ func (g *gatherer) cut(off int, p []byte) {
 	size := g.c.FragmentLen()
 	for len(p) > 0 {
 		n := min(len(p), size-off%size)
-		g.pieces = append(g.pieces, &piece{fragment: off / size, off: off % size, dst: p[:n]})
+		g.pieces = append(g.pieces, &piece{fragment: g.direct(off/size, off%size, n), off: off % size, dst: p[:n]})
 		p, off = p[n:], off+n
 	}
 }
@@ -148,7 +148,7 @@ func (g *gatherer) cost(i int) int {
 		return 3
 	case d.Reads.Slow():
 		return 2
-	case i >= g.c.K:
+	case i >= g.c.K && g.c.K > 1:
 		return 1
 	}
 	return 0

@@ -280,7 +280,7 @@ func (g *gatherer) eachPart(from, to int, fn func(g *gatherer, i, off, n int)) {
 	size := g.c.FragmentLen()
 	for from < to {
 		n := min(to-from, size-from%size)
-		fn(g, from/size, from%size, n)
+		fn(g, g.direct(from/size, from%size, n), from%size, n)
 		from += n
 	}
 }

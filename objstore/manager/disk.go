@@ -224,6 +224,17 @@ func (d *Disk) Readable() bool {
 	return d.dev != nil
 }
 
+// Remote tells whether the disk is up, and of another process.
+func (d *Disk) Remote() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dev == nil {
+		return false
+	}
+	_, remote := d.dev.Disk.(objstore.RemoteDisk)
+	return remote
+}
+
 // maxBacklog is how many writes that nobody waits for may pile up on a disk before it is given no more.
 const maxBacklog = 4
 

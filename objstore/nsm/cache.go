@@ -8,7 +8,8 @@ import (
 	"github.com/gabionfs/gabion/objstore/manifest"
 )
 
-const shards = 64
+// shards of the cache: few, so that the manifest of a large object, a thousand chunks, fits in one.
+const shards = 16
 
 // cache keeps decoded manifests, least recently used out first, bounded in bytes.
 type cache struct {
@@ -72,6 +73,16 @@ func (c *cache) put(name string, m *manifest.Manifest, stamp uint64) {
 	defer s.mu.Unlock()
 	if s.changes == stamp {
 		s.add(name, m)
+	}
+}
+
+// absent is put for a name that has no object: one that another process has deleted, if the cache has it.
+func (c *cache) absent(name string, stamp uint64) {
+	s := c.shard(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changes == stamp {
+		s.remove(name)
 	}
 }
 

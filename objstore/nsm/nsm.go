@@ -155,6 +155,9 @@ func (n *Manager) Fetch(ctx context.Context, name string) (*manifest.Manifest, e
 		m, err = n.get(r, name)
 		return err
 	})
+	if errors.Is(err, objstore.ErrNotFound) {
+		n.cache.absent(name, stamp)
+	}
 	if err != nil {
 		return nil, err
 	}
