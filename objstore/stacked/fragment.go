@@ -27,7 +27,7 @@ func (d *Disk) PutFragment(ctx context.Context, k objstore.FragmentKey, recovery
 	if got := crc.Blocks(make([]uint32, 0, len(sums)), data); !slices.Equal(got, sums) {
 		return &objstore.CorruptError{What: "fragment " + k.String() + " to be put", Err: errors.New("its checksums are others")}
 	}
-	mu := &d.locks[(k.Object*31+uint64(k.Chunk)*7+uint64(k.Fragment))%uint64(len(d.locks))]
+	mu := &d.locks[(k.Object*67+uint64(k.Chunk)*13+uint64(k.Fragment))%uint64(len(d.locks))]
 	mu.Lock()
 	err = d.put(ctx, k, recovery, data, sums)
 	mu.Unlock()

@@ -71,7 +71,7 @@ type Disk struct {
 	low   Lower
 	id    asd.ID
 	known tails
-	locks [64]sync.Mutex // of keys, by hash: held by a put from the look for older objects until its own is there
+	locks [1024]sync.Mutex // of keys, by hash: held by a put from the look for older objects until its own is there
 
 	mu     sync.RWMutex // held for reading by every operation
 	closed bool
