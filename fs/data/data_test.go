@@ -161,6 +161,7 @@ func TestDedup(t *testing.T) {
 // TestRewrite: what is alive in packs of garbage moves, and the garbage goes.
 func TestRewrite(t *testing.T) {
 	w := open(t, data.Options{FlushAfter: time.Hour})
+	w.RewriteAfter(time.Millisecond)
 	const n, size = 400, 100 << 10
 	for i := range n {
 		w.ok(w.Write(w.ctx, w.file(fmt.Sprint("f", i)), 0, noise(uint64(i), size)))
@@ -179,6 +180,40 @@ func TestRewrite(t *testing.T) {
 	w.eventually("most of the space is back", func() bool { s, _ := w.ns.Size(); return s < n/10*size*2 })
 	for ino, i := range kept {
 		w.want(ino, noise(uint64(i), size))
+	}
+	w.check()
+}
+
+// TestRemoveWithoutRewrite: what is alive in packs that are losing more and more is not moved.
+func TestRemoveWithoutRewrite(t *testing.T) {
+	w := open(t, data.Options{FlushAfter: time.Hour})
+	w.RewriteAfter(time.Hour)
+	const n, size = 500, 100_000 // a dozen packs
+	for i := range n {
+		w.ok(w.Write(w.ctx, w.file(fmt.Sprint("f", i)), 0, noise(uint64(i), size)))
+	}
+	w.ok(w.Sync(w.ctx))
+	var puts atomic.Int64
+	w.ns.Fail(func(op, _ string) error {
+		if op == "put" {
+			puts.Add(1)
+		}
+		return nil
+	})
+	for i := range n * 9 / 10 { // from all packs alike
+		w.remove(fmt.Sprint("f", i*7%n))
+	}
+	w.eventually("nine tenths are removed", func() bool {
+		s, err := data.Check(w.ctx, w.kv, w.ns, data.CheckOptions{Volume: w.Store}, func(p data.Problem) { t.Error(p) })
+		w.ok(err)
+		return s.Blobs == n/10
+	})
+	for i := n * 9 / 10; i < n; i++ {
+		w.remove(fmt.Sprint("f", i*7%n))
+	}
+	w.eventually("nothing is left", func() bool { _, objects := w.ns.Size(); return objects == 0 })
+	if puts.Load() != 0 {
+		t.Errorf("%d objects were written while all was removed", puts.Load())
 	}
 	w.check()
 }

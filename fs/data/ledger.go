@@ -30,7 +30,7 @@ type ledger struct {
 
 	frayed []frayedBlock // extents of many pieces
 	sparse []uint64      // packs that are mostly garbage now
-	dead   bool          // an object became unreferenced
+	dead   []uint64      // packs that became unreferenced
 }
 
 func (s *Store) ledger(t kv.Txn) *ledger {
@@ -163,7 +163,7 @@ func (l *ledger) finish() {
 		if r.blobs == 0 && !pinned {
 			l.t.Delete(ksPack, u64key(id))
 			l.t.Put(ksDead, u64key(id), nil)
-			l.dead = true
+			l.dead = append(l.dead, id)
 			continue
 		}
 		l.t.Put(ksPack, u64key(id), r.encode())
@@ -175,8 +175,11 @@ func (l *ledger) finish() {
 
 // settle tells the background what the committed transaction left for it.
 func (l *ledger) settle() {
-	if l.dead {
+	if len(l.dead) > 0 {
 		l.s.reaper.kick()
+	}
+	for _, id := range l.dead {
+		l.s.rewriter.forget(id)
 	}
 	for _, id := range l.sparse {
 		l.s.rewriter.add(id)

@@ -18,6 +18,8 @@ const (
 	// reapInodes and reapExtents bound one transaction of the reaper.
 	reapInodes  = 64
 	reapExtents = 512
+	// reapGather is how long the reaper waits for more to free at once, when nobody waits for it.
+	reapGather = 50 * time.Millisecond
 	// deleteObjects is how many dead objects are deleted in one call.
 	deleteObjects = 256
 )
@@ -27,7 +29,8 @@ const (
 // none of it.
 type reaper struct {
 	s    *Store
-	wake chan struct{}
+	wake chan struct{} // poked when there is something to free
+	now  chan struct{} // poked when that is worth a pass, or somebody waits for one
 
 	mu     sync.Mutex
 	inodes []fs.Ino
@@ -38,7 +41,7 @@ type reaper struct {
 }
 
 func newReaper(s *Store) *reaper {
-	x := &reaper{s: s, wake: make(chan struct{}, 1), change: make(chan struct{}), over: make(chan struct{})}
+	x := &reaper{s: s, wake: make(chan struct{}, 1), now: make(chan struct{}, 1), change: make(chan struct{}), over: make(chan struct{})}
 	x.kick() // what the last run of the process left
 	return x
 }
@@ -50,8 +53,12 @@ func (s *Store) Reap(ino fs.Ino) {
 	s.forget(ino)
 	s.reaper.mu.Lock()
 	s.reaper.inodes = append(s.reaper.inodes, ino)
+	batch := len(s.reaper.inodes) >= reapInodes
 	s.reaper.mu.Unlock()
 	s.reaper.kick()
+	if batch {
+		poke(s.reaper.now)
+	}
 }
 
 // forget gives up what is in memory of a file that is gone.
@@ -102,9 +109,21 @@ func (x *reaper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-x.wake:
+			x.gather(ctx)
 		case <-tick.C:
 			x.s.settle(ctx)
 		}
+	}
+}
+
+// gather waits until there is enough to free for a pass to be worth it: each costs a transaction or two.
+func (x *reaper) gather(ctx context.Context) {
+	timer := time.NewTimer(reapGather)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-x.now:
 	}
 }
 
@@ -116,6 +135,7 @@ func (x *reaper) settled(ctx context.Context) error {
 		ch := x.change
 		x.mu.Unlock()
 		x.kick()
+		poke(x.now)
 		select {
 		case <-ch:
 		case <-x.over:

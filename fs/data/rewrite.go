@@ -4,60 +4,110 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/gabionfs/gabion/kv"
 	"github.com/gabionfs/gabion/objstore"
 )
 
-// rewriter moves what is alive in packs that are mostly garbage into new ones.
+// rewriter moves what is alive in packs that are mostly garbage into new ones, once they have not lost any of it
+// for a while: who removes a tree takes the rest of its packs in a moment.
 type rewriter struct {
 	s    *Store
 	wake chan struct{}
 
 	mu    sync.Mutex
-	packs map[uint64]struct{}
+	quiet time.Duration // rewriteQuiet
+	packs map[uint64]sparsePack
+}
+
+// sparsePack says when a pack became sparse, and when it was last found to be; the zero value is long ago.
+type sparsePack struct{ first, last time.Time }
+
+const (
+	// rewriteQuiet is how long a sparse pack must have lost nothing before it is rewritten.
+	rewriteQuiet = 2 * time.Second
+	// rewriteLatest is when it is rewritten although it loses more and more.
+	rewriteLatest = time.Minute
+)
+
+func (p sparsePack) due(now time.Time, quiet time.Duration) bool {
+	return now.Sub(p.last) >= quiet || now.Sub(p.first) >= rewriteLatest
 }
 
 func newRewriter(s *Store) *rewriter {
-	return &rewriter{s: s, wake: make(chan struct{}, 1), packs: make(map[uint64]struct{})}
+	return &rewriter{s: s, wake: make(chan struct{}, 1), quiet: rewriteQuiet, packs: make(map[uint64]sparsePack)}
 }
 
+// add records that a pack is sparse, and has just lost something.
 func (x *rewriter) add(pack uint64) {
-	x.mu.Lock()
-	x.packs[pack] = struct{}{}
-	n := len(x.packs)
-	x.mu.Unlock()
-	if n >= rewriteBatch {
-		poke(x.wake)
-	}
-}
-
-// rewriteBatch is how many sparse packs are gathered before they are rewritten together; what is
-// alive in that many, at less than half each, fills a few new ones.
-const rewriteBatch = 8
-
-func (x *rewriter) take() (out []uint64) {
+	now := time.Now()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	p, ok := x.packs[pack]
+	if !ok {
+		p.first = now
+	}
+	p.last = now
+	x.packs[pack] = p
+}
+
+// forget drops a pack that is gone.
+func (x *rewriter) forget(pack uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.packs, pack)
+}
+
+// hurry has all sparse packs rewritten now: space is short.
+func (x *rewriter) hurry() {
+	x.mu.Lock()
 	for id := range x.packs {
-		if len(out) == rewriteBatch {
-			break
+		x.packs[id] = sparsePack{}
+	}
+	x.mu.Unlock()
+	poke(x.wake)
+}
+
+// rewriteBatch is how many sparse packs are gathered before any is rewritten, and how many are rewritten
+// together; what is alive in that many, at less than half each, fills a few new ones.
+const rewriteBatch = 8
+
+// take returns the packs to rewrite now; none while there are few.
+func (x *rewriter) take() (due []uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := time.Now()
+	for id, p := range x.packs {
+		if p.due(now, x.quiet) {
+			due = append(due, id)
 		}
-		out = append(out, id)
+	}
+	if len(due) < rewriteBatch {
+		return nil
+	}
+	for _, id := range due {
 		delete(x.packs, id)
 	}
-	return out
+	return due
 }
 
 func (x *rewriter) run(ctx context.Context) {
+	tick := time.NewTicker(rewriteQuiet / 2)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-x.wake:
+		case <-tick.C:
 		}
-		for batch := x.take(); len(batch) > 0; batch = x.take() {
+		for batch := range slices.Chunk(x.take(), rewriteBatch) {
+			if ctx.Err() != nil {
+				return
+			}
 			if err := x.s.rewrite(ctx, batch); err != nil && ctx.Err() == nil {
 				x.s.log.Warn("packs keep their garbage for now", "packs", len(batch), "err", err)
 			}

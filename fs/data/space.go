@@ -54,6 +54,7 @@ func (s *Store) makeRoom(ctx context.Context) bool {
 	if s.reaper.settled(ctx) != nil {
 		return false
 	}
+	s.rewriter.hurry()
 	if r, ok := s.ns.(objstore.Reclaimer); ok {
 		if err := r.Reclaim(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("the space of what was removed comes back later", "err", err)
