@@ -18,8 +18,9 @@ const (
 	maxPendingOps   = 8192
 )
 
-// queue is where batches wait to be written. Who finds no leader becomes it, writes what has gathered
-// as one frame, and passes leadership on.
+// queue is where batches wait to be written. Who finds no leader becomes it and writes its own batch; what has gathered
+// meanwhile is written by a goroutine of its own, frame after frame, until nothing waits: nobody has to be woken
+// between two frames.
 type queue struct {
 	mu      sync.Mutex
 	waiting []*request
@@ -32,11 +33,11 @@ type request struct {
 	ops     []op
 	asserts []assert
 	class   class
+	durable bool // not over before it is durable
 	seal    bool // nothing but the end of the active segment
 	trim    bool // nothing but giving back what the active segment has allocated ahead
 
-	wake    chan struct{}
-	done    bool // false when woken: lead
+	wake    chan struct{} // nil for who leads
 	err     error
 	version uint64
 	lsn     uint64
@@ -90,7 +91,7 @@ func (a *ASD) Apply(ctx context.Context, b *Batch, d Durability) (uint64, error)
 	if err := b.prepare(a.MaxBatchBytes()); err != nil {
 		return 0, fmt.Errorf("asd %s: apply: %w", a.dir, err)
 	}
-	r := &request{ops: b.ops, asserts: b.asserts, class: classDelete}
+	r := &request{ops: b.ops, asserts: b.asserts, class: classDelete, durable: d == Durable}
 	hist := &a.counters.remove
 	for i := range b.ops {
 		if b.ops[i].kind == opPut {
@@ -104,14 +105,14 @@ func (a *ASD) Apply(ctx context.Context, b *Batch, d Durability) (uint64, error)
 	defer s.end()
 	err = a.submit(r)
 	for tries := 0; errors.Is(err, ErrFull) && tries < 8 && a.makeRoom(ctx); tries++ {
-		*r = request{ops: r.ops, asserts: r.asserts, class: r.class}
+		*r = request{ops: r.ops, asserts: r.asserts, class: r.class, durable: r.durable}
 		err = a.submit(r)
 	}
 	if err != nil {
 		return 0, err
 	}
 	a.counters.applied(r)
-	if d == Durable || a.tooMuchPending() {
+	if d != Durable && a.tooMuchPending() {
 		if err := a.syncUntil(r.lsn); err != nil {
 			return 0, err
 		}
@@ -119,7 +120,7 @@ func (a *ASD) Apply(ctx context.Context, b *Batch, d Durability) (uint64, error)
 	return r.version, nil
 }
 
-// submit queues the request and returns once it is written, or refused.
+// submit queues the request and returns once it is written, or refused; or durable, when it is to be.
 func (a *ASD) submit(r *request) error {
 	q := &a.queue
 	q.mu.Lock()
@@ -131,37 +132,58 @@ func (a *ASD) submit(r *request) error {
 	if q.leading {
 		r.wake = make(chan struct{}, 1)
 		q.mu.Unlock()
-		if <-r.wake; r.done {
-			return r.err
-		}
-		q.mu.Lock() // woken to lead: r is the first in the queue
+		<-r.wake
+		return r.err
 	}
 	q.leading = true
+	q.mu.Unlock()
+	if a.writeWaiting() {
+		go a.lead()
+	}
+	if r.err == nil && r.durable {
+		return a.syncUntil(r.lsn)
+	}
+	return r.err
+}
+
+// lead writes what waits until nothing does.
+func (a *ASD) lead() {
+	for a.writeWaiting() {
+	}
+}
+
+// writeWaiting writes one frame of what waits, and reports whether more does: if not, nobody leads any longer.
+func (a *ASD) writeWaiting() (more bool) {
+	q := &a.queue
+	q.mu.Lock()
 	group := q.waiting
 	q.waiting = nil
 	q.mu.Unlock()
 
 	taken := a.writeGroup(group)
 
+	// Who waits to be durable is woken when that is so.
+	var wait []*request
+	for _, r := range group[:taken] {
+		switch {
+		case r.wake == nil:
+		case r.err == nil && r.durable:
+			wait = append(wait, r)
+		default:
+			r.wake <- struct{}{}
+		}
+	}
+	a.syncFor(wait)
 	q.mu.Lock()
-	rest := append(group[taken:len(group):len(group)], q.waiting...)
-	q.waiting = rest
-	if len(rest) > 0 {
-		rest[0].wake <- struct{}{}
-	} else {
+	defer q.mu.Unlock()
+	q.waiting = append(group[taken:len(group):len(group)], q.waiting...)
+	if more = len(q.waiting) > 0; !more {
 		q.leading = false
 		if q.closed {
 			close(q.idle)
 		}
 	}
-	q.mu.Unlock()
-	for _, g := range group[:taken] {
-		if g != r {
-			g.done = true
-			g.wake <- struct{}{}
-		}
-	}
-	return r.err
+	return more
 }
 
 // close refuses new requests and waits for those that are queued.

@@ -19,7 +19,7 @@ import (
 // caller's memory.
 //
 // Locks, in the order in which they are taken: leadership of the queue (one goroutine writes frames),
-// leadership of the sync (one goroutine syncs and commits to the index), indexMu, table, segment.mu.
+// syncer.commitMu (one goroutine commits to the index), indexMu, syncer.mu, table, segment.mu.
 // compactMu is held by one compaction from end to end, and taken before all of them; trimMu comes after it.
 type ASD struct {
 	dir      string
@@ -158,7 +158,6 @@ func (a *ASD) defaults() {
 	a.gate.idle = make(chan struct{}, 1)
 	a.table.segments = make(map[uint64]*segment)
 	a.table.pending = make(map[string]*pendingOp)
-	a.syncer.cond.L = &a.syncer.mu
 }
 
 // Identity returns which ASD of which cluster this is.

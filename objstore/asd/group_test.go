@@ -43,9 +43,7 @@ func TestGroupStaysInItsSegment(t *testing.T) {
 			}
 		}
 	}
-	a.queue.mu.Lock()
-	a.queue.waiting[0].wake <- struct{}{}
-	a.queue.mu.Unlock()
+	a.lead()
 	for range want {
 		if err := <-ended; err != nil {
 			t.Error(err)

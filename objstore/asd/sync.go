@@ -3,6 +3,7 @@ package asd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,15 +15,33 @@ import (
 // after a crash. The flush happens in the background.
 const checkpointBytes = 256 << 20
 
-// syncer makes frames durable and then commits them to the index. One goroutine at a time leads; who
-// comes meanwhile waits, and shares the next sync.
+// maxSyncs is how many syncs may be under way. The second begins while the first is waiting for the disk, so that
+// what was written meanwhile need not wait until that is over.
+const maxSyncs = 2
+
+// syncer makes frames durable and then commits them to the index. Who finds too few syncs under way leads one; who
+// comes meanwhile waits for the first that begins after it.
 type syncer struct {
 	mu      sync.Mutex
-	cond    sync.Cond
-	running bool
-	synced  uint64 // lsn
+	synced  uint64     // lsn
+	covered uint64     // lsn that a sync will reach that is under way, or was
+	waiting []*request // written, and not durable yet
+	running int
+	last    *syncRun // the one that began last; nil when none is running
 
-	unflushed int64 // owned by the leader
+	commitMu  sync.Mutex // held while frames go to the index
+	unflushed int64      // guarded by commitMu
+}
+
+// syncRun is one sync.
+type syncRun struct {
+	act  *activeSegment
+	end  int64  // in act; 0: nothing in it is to be synced
+	upTo uint64 // lsn that is durable after it
+
+	before *syncRun // that began before it and was still running
+	over   chan struct{}
+	err    error
 }
 
 // Sync returns once everything applied before the call is durable.
@@ -44,62 +63,158 @@ func (a *ASD) lastWritten() uint64 {
 
 // syncUntil returns once the frames up to lsn are durable and in the index.
 func (a *ASD) syncUntil(lsn uint64) error {
+	r := &request{lsn: lsn, wake: make(chan struct{}, 1)}
+	s := &a.syncer
+	s.mu.Lock()
+	a.awaitSync(r)
+	if run := a.beginSync(); run != nil {
+		a.runSync(run) // it covers r
+	}
+	s.mu.Unlock()
+	<-r.wake
+	return r.err
+}
+
+// syncFor has the requests woken once they are durable, and does not wait for that.
+func (a *ASD) syncFor(rs []*request) {
+	if len(rs) == 0 {
+		return
+	}
 	s := &a.syncer
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.synced < lsn {
-		if err := a.Err(); err != nil {
-			return err
+	for _, r := range rs {
+		a.awaitSync(r)
+	}
+	if run := a.beginSync(); run != nil {
+		go a.syncOn(run)
+	}
+}
+
+// awaitSync has a request woken by the sync that covers it, or at once. The caller holds syncer.mu.
+func (a *ASD) awaitSync(r *request) {
+	s := &a.syncer
+	if r.lsn > s.synced {
+		if r.err = a.Err(); r.err == nil {
+			s.waiting = append(s.waiting, r)
+			return
 		}
-		if s.running {
-			s.cond.Wait()
+	}
+	r.wake <- struct{}{}
+}
+
+// beginSync begins a sync if somebody needs it and there may be another one. The caller holds syncer.mu, and runs it.
+func (a *ASD) beginSync() *syncRun {
+	s := &a.syncer
+	if s.running >= maxSyncs || !slices.ContainsFunc(s.waiting, func(r *request) bool { return r.lsn > s.covered }) {
+		return nil
+	}
+	run := a.toSync()
+	run.before, run.over = s.last, make(chan struct{})
+	s.last = run
+	s.running++
+	s.covered = run.upTo
+	return run
+}
+
+// syncOn runs a sync, and others after it for as long as there is need.
+func (a *ASD) syncOn(run *syncRun) {
+	a.syncer.mu.Lock()
+	defer a.syncer.mu.Unlock()
+	a.runSync(run)
+}
+
+// runSync runs a sync and wakes who waited for it. It is called with syncer.mu held, and lets go of it meanwhile.
+func (a *ASD) runSync(run *syncRun) {
+	s := &a.syncer
+	s.mu.Unlock()
+	run.err = a.syncTo(run)
+	close(run.over)
+	s.mu.Lock()
+	run.before = nil
+	if s.running--; s.last == run {
+		s.last = nil
+	}
+	if run.err == nil {
+		s.synced = max(s.synced, run.upTo)
+	}
+	left := s.waiting[:0]
+	for _, r := range s.waiting {
+		if r.lsn > s.synced && run.err == nil {
+			left = append(left, r)
 			continue
 		}
-		s.running = true
-		s.mu.Unlock()
-		upTo, err := a.syncOnce()
-		s.mu.Lock()
-		s.running = false
-		if err == nil {
-			s.synced = max(s.synced, upTo)
+		if r.lsn > s.synced {
+			r.err = run.err
 		}
-		s.cond.Broadcast()
-		if err != nil {
-			return err
+		r.wake <- struct{}{}
+	}
+	clear(s.waiting[len(left):])
+	s.waiting = left
+	if next := a.beginSync(); next != nil {
+		go a.syncOn(next)
+	}
+}
+
+// toSync is what a sync that begins now has to do.
+func (a *ASD) toSync() *syncRun {
+	t := &a.table
+	t.RLock()
+	defer t.RUnlock()
+	run := &syncRun{act: t.active, upTo: t.written}
+	for _, f := range t.frames {
+		if t.active != nil && f.segment == t.active.seg.id {
+			run.end = f.end
 		}
+	}
+	return run
+}
+
+// syncTo syncs what was written when the run began and commits it to the index.
+func (a *ASD) syncTo(run *syncRun) error {
+	var err error
+	// Frames in segments before the active one were made durable when the segment was sealed.
+	if run.end > 0 {
+		began := time.Now()
+		if err = run.act.sync(run.end); err != nil {
+			err = a.fail(fmt.Errorf("sync segment %d: %w", run.act.seg.id, err))
+		} else {
+			a.counters.sync.Add(time.Since(began))
+			a.counters.syncs.Add(1)
+		}
+	}
+	// The kernel tells of a failed write only once: what a later sync says counts only if the earlier one, which may
+	// have been told, went well.
+	if run.before != nil {
+		if <-run.before.over; err == nil {
+			err = run.before.err
+		}
+	}
+	if err == nil {
+		err = a.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.commitIndex(run.upTo); err != nil {
+		return a.fail(err)
 	}
 	return nil
 }
 
-// syncOnce syncs what is written now and commits it to the index.
-func (a *ASD) syncOnce() (uint64, error) {
-	t := &a.table
-	t.RLock()
-	act, upTo, frames := t.active, t.written, t.frames
-	end := int64(0)
-	for _, f := range frames {
-		if act != nil && f.segment == act.seg.id {
-			end = f.end
+// commitIndex puts the frames up to lsn, which are durable, into the index.
+func (a *ASD) commitIndex(lsn uint64) error {
+	a.syncer.commitMu.Lock()
+	defer a.syncer.commitMu.Unlock()
+	a.table.RLock()
+	frames := a.table.frames
+	for i, f := range frames {
+		if f.lsn > lsn {
+			frames = frames[:i]
+			break
 		}
 	}
-	t.RUnlock()
-	// Frames in segments before the active one were made durable when the segment was sealed.
-	if end > 0 {
-		began := time.Now()
-		if err := act.sync(end); err != nil {
-			return 0, a.fail(fmt.Errorf("sync segment %d: %w", act.seg.id, err))
-		}
-		a.counters.sync.Add(time.Since(began))
-		a.counters.syncs.Add(1)
-	}
-	if err := a.commitIndex(frames); err != nil {
-		return 0, a.fail(err)
-	}
-	return upTo, nil
-}
-
-// commitIndex puts durable frames, the oldest that are pending, into the index.
-func (a *ASD) commitIndex(frames []*pendingFrame) error {
+	a.table.RUnlock()
 	if len(frames) == 0 {
 		return nil
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Align is the alignment of every buffer in memory, in bytes, as direct I/O wants it.
@@ -49,13 +51,37 @@ func (p *Pool) Get(n int) *Buf {
 }
 
 // Alloc returns n bytes aligned to a page, outside any pool. Its capacity is n.
+//
+// What is large lies in huge pages, as far as it fills them and the kernel has some: direct I/O hands memory to the disk
+// in contiguous pieces, of which a disk takes only so many at a time.
 func Alloc(n int) []byte {
-	raw := make([]byte, n+Align)
-	at := 0
-	if r := int(uintptr(unsafe.Pointer(unsafe.SliceData(raw))) % Align); r != 0 {
-		at = Align - r
+	if n >= minHuge {
+		return allocHuge(n)
 	}
-	return raw[at : at+n : at+n]
+	return align(make([]byte, n+Align), Align)[:n:n]
+}
+
+const (
+	hugePage = 2 << 20
+	minHuge  = 2 * hugePage // up to one more is address space that is never touched
+)
+
+func allocHuge(n int) []byte {
+	b := align(make([]byte, n+hugePage), hugePage)[:n:n]
+	whole := b[:n/hugePage*hugePage]
+	// The memory stays the collector's. This is advice, and nothing depends on it.
+	if unix.Madvise(whole, unix.MADV_HUGEPAGE) == nil {
+		_ = unix.Madvise(whole, unix.MADV_COLLAPSE) // what the heap had in small pages
+	}
+	return b
+}
+
+// align returns b from the first multiple of to on.
+func align(b []byte, to int) []byte {
+	if r := int(uintptr(unsafe.Pointer(unsafe.SliceData(b))) % uintptr(to)); r != 0 {
+		b = b[to-r:]
+	}
+	return b
 }
 
 // class rounds n up to one of eight sizes per power of two, so that little is wasted and much fits again.

@@ -51,3 +51,18 @@ func TestReleaseTwicePanics(t *testing.T) {
 	b.Release()
 	b.Release()
 }
+
+func TestLargeBuffers(t *testing.T) {
+	for _, n := range []int{minHuge, minHuge + 1, 3*hugePage + Align} {
+		b := Alloc(n)
+		if len(b) != n || cap(b) != n || uintptr(unsafe.Pointer(&b[0]))%hugePage != 0 {
+			t.Fatalf("%d: len %d cap %d at %p", n, len(b), cap(b), &b[0])
+		}
+		for i := range b {
+			if b[i] != 0 {
+				t.Fatalf("%d: byte %d is not zero", n, i)
+			}
+			b[i] = byte(i)
+		}
+	}
+}
