@@ -59,6 +59,7 @@ type Options struct {
 	CacheReads, CacheWrites bool
 
 	WriteMemory int // bytes of chunks being written; 0 means 64 MiB
+	HealMemory  int // bytes of chunks being healed; 0 means 48 MiB
 	PoolMemory  int // bytes of idle buffers kept; 0 means 64 MiB
 	FrameCache  int // bytes of decoded frames; 0 means 16 MiB, negative none
 	// HedgeMin is the least time that a read waits before it asks other disks; 0 means 15 ms.
@@ -77,6 +78,7 @@ type Client struct {
 	codec  frames.Codec
 	pool   *bufpool.Pool
 	budget *semaphore.Weighted
+	heals  *semaphore.Weighted // as budget, for Heal
 	cache  *frameCache
 	hedge  atomic.Pointer[hedge]
 	ops    *workers
@@ -102,6 +104,9 @@ func New(o Options) *Client {
 	if o.WriteMemory == 0 {
 		o.WriteMemory = 64 << 20
 	}
+	if o.HealMemory == 0 {
+		o.HealMemory = 48 << 20
+	}
 	if o.PoolMemory == 0 {
 		o.PoolMemory = 64 << 20
 	}
@@ -123,7 +128,7 @@ func New(o Options) *Client {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{o: o, log: o.Logger, pool: bufpool.New(o.PoolMemory), budget: semaphore.NewWeighted(int64(o.WriteMemory)),
+	c := &Client{o: o, log: o.Logger, pool: bufpool.New(o.PoolMemory), budget: semaphore.NewWeighted(int64(o.WriteMemory)), heals: semaphore.NewWeighted(int64(o.HealMemory)),
 		cache: newFrameCache(max(0, o.FrameCache)), late: make(map[objstore.FragmentKey]bool)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.ops = newWorkers(c.ctx)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/internal/bufpool"
@@ -147,7 +149,7 @@ type chunkHeal struct {
 
 	shards [][]byte // what was read, or rebuilt
 	bufs   []*bufpool.Buf
-	hung   bool // a disk may still be using a buffer: none goes back to the pool
+	hung   atomic.Bool // a disk may still be using a buffer: none goes back to the pool
 }
 
 func (c *chunkHeal) run(ctx context.Context) error {
@@ -162,11 +164,18 @@ func (c *chunkHeal) run(ctx context.Context) error {
 	}
 	defer func() {
 		for _, b := range c.bufs {
-			if !c.hung {
+			if !c.hung.Load() {
 				b.Release()
 			}
 		}
 	}()
+	if len(wanted) > 0 {
+		share, err := c.s.c.acquireHeal(ctx, (c.c.K+len(wanted))*c.c.FragmentLen())
+		if err != nil {
+			return err
+		}
+		defer c.s.c.heals.Release(share)
+	}
 	places := c.places(wanted)
 	c.h.NoPlace += len(wanted) - len(places)
 	if len(places) == 0 {
@@ -190,6 +199,13 @@ func (c *chunkHeal) run(ctx context.Context) error {
 		errs = append(errs, c.replace(ctx, to))
 	}
 	return errors.Join(errs...)
+}
+
+// acquireHeal waits for memory to heal with, which puts have no share of, nor the other way round. One chunk may always
+// go, however large.
+func (c *Client) acquireHeal(ctx context.Context, n int) (int64, error) {
+	size := int64(min(n, c.o.HealMemory))
+	return size, c.heals.Acquire(ctx, size)
 }
 
 // replace makes the manifest name the fragments that were written anew.
@@ -308,21 +324,20 @@ func (c *chunkHeal) gather(ctx context.Context, places map[int]*manager.Disk) er
 	c.shards = make([][]byte, len(c.c.Fragments))
 	have := 0
 	var errs []error
-	for _, i := range c.sources() {
-		if have == c.c.K {
-			break
-		}
-		b := c.s.c.pool.Get(n)
-		c.bufs = append(c.bufs, b)
-		if err := c.read(ctx, i, b.B); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
+	for sources := c.sources(); have < c.c.K && len(sources) > 0; {
+		some := sources[:min(c.c.K-have, len(sources))]
+		sources = sources[len(some):]
+		for j, err := range c.readAll(ctx, some) {
+			if err != nil {
+				errs = append(errs, err)
+				continue
 			}
-			errs = append(errs, err)
-			continue
+			c.shards[some[j]] = c.bufs[len(c.bufs)-len(some)+j].B
+			have++
 		}
-		c.shards[i] = b.B
-		have++
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 	}
 	if have < c.c.K {
 		return &objstore.LostError{Namespace: c.s.nsm.Name(), Name: c.name, Chunk: c.index, Intact: have, Need: c.c.K, Err: errors.Join(errs...)}
@@ -340,6 +355,19 @@ func (c *chunkHeal) gather(ctx context.Context, places map[int]*manager.Disk) er
 		return err
 	}
 	return code.Reconstruct(c.shards, wanted)
+}
+
+// readAll reads fragments at the same time, into the newest of the buffers.
+func (c *chunkHeal) readAll(ctx context.Context, fragments []int) []error {
+	errs := make([]error, len(fragments))
+	var wg sync.WaitGroup
+	for j, i := range fragments {
+		b := c.s.c.pool.Get(c.c.FragmentLen())
+		c.bufs = append(c.bufs, b)
+		wg.Go(func() { errs[j] = c.read(ctx, i, b.B) })
+	}
+	wg.Wait()
+	return errs
 }
 
 // sources returns the fragments that may be read, those last that are said to be bad: what was wrong with them
@@ -383,7 +411,7 @@ func (c *chunkHeal) write(ctx context.Context, i int, d *manager.Disk) (manifest
 func (c *chunkHeal) do(ctx context.Context, d *manager.Disk, fn func(objstore.Disk) error) error {
 	err := d.Do(ctx, fn)
 	if errors.Is(err, manager.ErrHung) || ctx.Err() != nil {
-		c.hung = true
+		c.hung.Store(true)
 	}
 	c.s.c.o.Disks.Observe(d, err)
 	return err

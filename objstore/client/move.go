@@ -58,7 +58,7 @@ func (c *chunkHeal) move(ctx context.Context, from objstore.DiskID, to func(int6
 	b := c.s.c.pool.Get(size)
 	c.bufs = []*bufpool.Buf{b}
 	defer func() {
-		if !c.hung {
+		if !c.hung.Load() {
 			b.Release()
 		}
 	}()

@@ -224,6 +224,14 @@ func (b *Backend) Repair(ctx context.Context) error {
 	return errors.Join(append(errs, err)...)
 }
 
+// Heal is the first part of Repair: it heals every object that is not as safe as it could be. It returns how many bytes
+// of fragments were written.
+func (b *Backend) Heal(ctx context.Context) (int64, error) {
+	before := b.maint.Progress().Bytes
+	err := b.maint.Repair(ctx)
+	return b.maint.Progress().Bytes - before, err
+}
+
 // Collect deletes garbage and returns how many fragments it was.
 func (b *Backend) Collect(ctx context.Context) (int64, error) { return b.maint.Collect(ctx) }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 
 	"github.com/gabionfs/gabion/objstore"
 	"github.com/gabionfs/gabion/objstore/client"
@@ -211,17 +212,40 @@ func (m *Maint) repairAll(ctx context.Context, objects []object) (healed int64, 
 	}
 	defer m.task("repair", int64(len(objects)))()
 	before := m.Progress().Healed
+	var mu sync.Mutex
 	var errs []error
+	var wg sync.WaitGroup
+	next := make(chan object)
+	for range min(repairParallel, len(objects)) {
+		wg.Go(func() {
+			for o := range next {
+				if err := m.heal(ctx, o, nil); err != nil {
+					mu.Lock()
+					if len(errs) < maxErrors {
+						errs = append(errs, err)
+					}
+					mu.Unlock()
+				}
+			}
+		})
+	}
 	for _, o := range objects {
 		if ctx.Err() != nil {
-			return 0, ctx.Err()
+			break
 		}
-		if err := m.heal(ctx, o, nil); err != nil && len(errs) < maxErrors {
-			errs = append(errs, err)
-		}
+		next <- o
+	}
+	close(next)
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return 0, err
 	}
 	return m.Progress().Healed - before, errors.Join(errs...)
 }
+
+// repairParallel is how many objects are healed at a time: one waits for disks most of the time. The client bounds the
+// memory that they take together.
+const repairParallel = 8
 
 // retire forgets disks that were to be drained and are empty now.
 func (m *Maint) retire(ctx context.Context) error {
