@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gabionfs/gabion/cmd/internal/daemon"
 	"github.com/gabionfs/gabion/cmd/internal/datadir"
 	"github.com/gabionfs/gabion/cmd/internal/node"
 	"github.com/gabionfs/gabion/objstore"
@@ -91,6 +92,7 @@ func number(v float64) string {
 
 // scratch calls fn with a new directory, which it removes again.
 func (b *benchEnv) scratch(fn func(dir string) error) error {
+	daemon.Tune(0) // what is measured runs as it does in a daemon
 	dir, err := os.MkdirTemp(b.dir, "gabion-bench-")
 	if err != nil {
 		return err

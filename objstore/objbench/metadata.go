@@ -60,7 +60,7 @@ func Metadata(ctx context.Context, ns objstore.Namespace, size int, contents []s
 		if err != nil {
 			return rows, err
 		}
-		rows = append(rows, Row{Name: fmt.Sprintf("metadata %s %s", sizeName(size), content), Value: n, Unit: "B/object"})
+		rows = append(rows, Row{Name: fmt.Sprintf("metadata %s %s", SizeName(size), content), Value: n, Unit: "B/object"})
 	}
 	return rows, nil
 }
