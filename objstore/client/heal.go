@@ -184,7 +184,7 @@ func (c *chunkHeal) run(ctx context.Context) error {
 	if err := c.gather(ctx, places); err != nil {
 		return err
 	}
-	// All changes go into the manifest at once: two fragments may trade places.
+	// All changes go into the manifest at once.
 	to := make(map[int]manifest.Fragment)
 	var errs []error
 	for i, d := range places {
@@ -300,11 +300,19 @@ func (c *chunkHeal) places(wanted []int) map[int]*manager.Disk {
 	}
 	order, _ := choose(usable, objstore.Policy{K: max(1, len(usable)), X: max(1, len(usable))}, c.m.ID)
 	out := make(map[int]*manager.Disk)
+	// A fragment that is bad on a disk that is well stays there.
 	for _, i := range wanted {
-		// A fragment that is bad on a disk that is well stays there.
 		if d := c.s.c.o.Disks.Disk(c.c.Fragments[i].Disk); d != nil && d.Writable() && room(d) {
 			out[i] = d
 			take(d)
+		}
+	}
+	// The manifest names the others where they are until they have another place, and they may not get one.
+	for _, i := range wanted {
+		used[c.c.Fragments[i].Disk] = true
+	}
+	for _, i := range wanted {
+		if out[i] != nil {
 			continue
 		}
 		for _, d := range order {

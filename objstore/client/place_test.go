@@ -184,3 +184,23 @@ func TestHealBesideAnother(t *testing.T) {
 	}
 	r.check("x", want)
 }
+
+// TestHealOfOneWithoutPlace: a fragment that is lost and has no place leaves that of a bad one to it.
+func TestHealOfOneWithoutPlace(t *testing.T) {
+	ctx := context.Background()
+	r := newRig(t, 6, preset(objstore.CompressNone, 64<<10, p42), patient)
+	want := noise(50_000)
+	r.put("x", want)
+	m, err := r.ns.nsm.Fetch(ctx, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.mgr.SetAdmin(ctx, m.Chunks[0].Fragments[0].Disk, manager.Disabled); err != nil {
+		t.Fatal(err)
+	}
+	h, err := r.ns.Heal(ctx, "x", HealOptions{Bad: map[objstore.FragmentKey]bool{m.Key(1, 0, 4): true}})
+	if err != nil || h.Rebuilt != 1 || h.NoPlace != 1 || h.Spare != 1 {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	r.check("x", want)
+}

@@ -124,12 +124,6 @@ func (s *DiskServer) Slow() *SlowLink {
 	return link
 }
 
-// PID of the process.
-func (s *DiskServer) PID() int { return s.child.cmd.Process.Pid }
-
-// Output returns what it has printed in this life.
-func (s *DiskServer) Output() string { return s.child.Output() }
-
 // Kill ends the process as a crash does.
 func (s *DiskServer) Kill() {
 	s.child.Kill()
